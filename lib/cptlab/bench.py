@@ -1,0 +1,148 @@
+"""Side-by-side measurements of training and serving, printed or kept as JSON; nothing here is a pass or a fail."""
+
+import multiprocessing
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from cptlab.runs.provenance import collect
+from cptlab.runs.request import Request
+from cptlab.runs.scheduler import local_pool, train
+from cptlab.runs.spec import RunSpec
+from cptlab.runs.store import Store
+from cptlab.runs.worker import initialise, work
+from cptlab.study import Study, load_profile
+
+RUNS = 4
+SIZE = "0.71M"
+
+
+def _study() -> Study:
+    return Study("bench", "laptop", load_profile("laptop"))
+
+
+def _specs(steps: int, seeds: range) -> list[RunSpec]:
+    study = _study()
+    return [study.run(SIZE, "en", steps * study.frame["batch_tokens"], 3e-3, seed=seed) for seed in seeds]
+
+
+def _request(spec: RunSpec) -> Request:
+    return Request(spec, {"notebook": "bench"}, steps=(spec.steps,))
+
+
+def _trainer(spec: RunSpec, seeds: list[int], compiled: bool) -> float:
+    """Seconds that ``transformers.Trainer`` takes for the run once a seed, one after another, in this process."""
+    import logging
+    from dataclasses import replace
+
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    from cptlab.corpora import open_corpus
+    from cptlab.training.execution import Execution
+    from cptlab.training.models import build_model
+    from cptlab.training.sampler import Sampler
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    corpus = open_corpus(spec.corpus)
+    seconds = 0.0
+    for seed in seeds:
+        spec = replace(spec, seed=seed, mixture=dict(spec.mixture), upstreams={})
+        # Both attention implementations were tried: the library's default (sdpa) is the faster one here for Trainer uncompiled.
+        model = build_model(spec, Execution(attention="eager" if compiled else "sdpa"))
+        sampler = Sampler({"en": corpus.tokens("en")}, dict(spec.mixture), spec.model.context, spec.batch, seed)
+        rows = [{"input_ids": torch.from_numpy(w[:-1]), "labels": torch.from_numpy(w[:-1])} for s in range(spec.steps) for w in sampler.windows_of(s)]
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                output_dir=folder, per_device_train_batch_size=spec.batch, max_steps=spec.steps, learning_rate=spec.schedule.max_lr,
+                lr_scheduler_type="cosine", warmup_steps=round(0.05 * spec.steps), weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, bf16=True, use_cpu=True,
+                torch_compile=compiled, optim="adamw_torch_fused", save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
+            )  # fmt: skip
+            trainer = Trainer(model=model, args=arguments, train_dataset=rows)
+            started = time.perf_counter()
+            trainer.train()
+            seconds += time.perf_counter() - started
+    return seconds
+
+
+def train_bench(steps: int = 80, rounds: int = 2) -> dict:
+    """Time a sweep of four small laptop runs through DeepSpeed against ``transformers.Trainer`` (bf16, both cores, ``torch_compile`` off
+    and on), the same four runs one after another; interleaved, both warm, imports and first compilation left out of both.
+
+    Returns a dictionary with ``speedup`` (best baseline seconds over our seconds, medians over the rounds), ``utilisation`` (of the bf16 matrix-product rate measured in
+    the worker's own process), ``tokens_per_s`` of both, ``served_ms`` of a cached run and ``fixed_cost_s`` of a run in a warm worker.
+    """
+    study = _study()
+    execution = study.execution
+    times: dict[str, list[float]] = {"cptlab": [], "trainer": [], "trainer_compiled": []}
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        pool = local_pool(execution)
+        baselines = {
+            name: ProcessPoolExecutor(1, mp_context=context, initializer=initialise, initargs=(execution.workers,)) for name in ("trainer", "trainer_compiled")
+        }
+        try:
+            warm = Store(Path(folder) / "warm")
+            train([_request(s) for s in _specs(4, range(100, 100 + 2 * execution.workers))], warm, execution, pool)
+            spec = _specs(steps, range(1))[0]
+            for name, executor in baselines.items():
+                executor.submit(_trainer, _specs(4, range(1))[0], [100], name == "trainer_compiled").result()
+            for turn in range(rounds):
+                store = Store(Path(folder) / f"round-{turn}")
+                requests = [_request(s) for s in _specs(steps, range(RUNS))]
+                started = time.perf_counter()
+                train(requests, store, execution, pool)
+                times["cptlab"].append(time.perf_counter() - started)
+                for name, executor in baselines.items():
+                    times[name].append(executor.submit(_trainer, spec, list(range(RUNS)), name == "trainer_compiled").result())
+            utilisation = [store.record(r.id)["summary"]["utilisation"] for r in requests]
+            fixed = _fixed_cost(Store(Path(folder) / "fixed"), execution, pool, statistics.median(times["cptlab"]) / RUNS * execution.workers / steps)
+            served = _served(requests[0], store, execution)
+        finally:
+            for executor in (pool, *baselines.values()):
+                executor.shutdown(cancel_futures=True)
+    tokens = RUNS * steps * study.frame["batch_tokens"]
+    median = {name: statistics.median(values) for name, values in times.items()}
+    best = min(("trainer", "trainer_compiled"), key=median.get)
+    return {
+        "speedup": round(median[best] / median["cptlab"], 3),
+        "utilisation": round(statistics.median(utilisation), 3),
+        "tokens_per_s": {name: round(tokens / seconds) for name, seconds in median.items()},
+        "seconds": {name: [round(v, 2) for v in values] for name, values in times.items()},
+        "baseline": best,
+        "served_ms": served,
+        "fixed_cost_s": fixed,
+        "runs": RUNS,
+        "steps": steps,
+        "model": SIZE,
+        "provenance": collect(),
+    }
+
+
+def _fixed_cost(store: Store, execution, pool, step_seconds: float) -> float:
+    """Seconds of a short run in a warm worker beyond those of its steps: median of five."""
+    seconds = []
+    for spec in _specs(4, range(200, 205)):
+        started = time.perf_counter()
+        pool.submit(work, _request(spec), store.root, execution).result()
+        seconds.append(time.perf_counter() - started - 4 * step_seconds)
+    return round(statistics.median(seconds), 3)
+
+
+def _served(request: Request, store: Store, execution) -> float:
+    """Milliseconds to serve a finished run from the store as tables: median of twenty."""
+    from cptlab.runs.grid import Grid
+
+    def once() -> float:
+        started = time.perf_counter()
+        grid = Grid(store, execution)
+        grid.add(request.spec, steps=request.steps)
+        grid.train()
+        return 1000 * (time.perf_counter() - started)
+
+    once()
+    return round(statistics.median(once() for _ in range(20)), 2)
+
+

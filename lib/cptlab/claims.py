@@ -1,0 +1,308 @@
+"""The ledger of claims: what a work says, the rule that decides it, and what our runs showed.
+
+``claims.yaml`` holds statements and rules, written before the runs; ``figures/claims.json`` holds verdicts. A rule compares the ``value``
+of an estimate or a bound (``low``, ``high``) with a number: ``low >= 0.25 and value < 0.6``. "and" binds before "or".
+"""
+
+import hashlib
+import html
+import json
+import math
+import operator
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cptlab.errors import ConfigError, StoreError
+from cptlab.files import atomic_json
+from cptlab.paths import cache_dir, figures_dir, root
+from cptlab.statistics import Estimate
+
+REPRODUCED = "reproduced"
+CONTRADICTED = "contradicted at this scale"
+INCONCLUSIVE = "inconclusive"
+
+_OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_COMPARISON = re.compile(r"\s*(value|low|high)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+_CLAIM_FIELDS = {"id": str, "source": str, "statement": str, "notebook": str, "tests": list}
+_TEST_FIELDS = ("quantity", "meaning", "reproduced", "contradicted")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A rule in parsed form: any of ``alternatives`` whose comparisons (field, operator, number) all hold."""
+
+    text: str
+    alternatives: tuple[tuple[tuple[str, str, float], ...], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Condition":
+        """Read a rule; ValueError says which part is wrong."""
+        alternatives = []
+        for alternative in re.split(r"\bor\b", text):
+            comparisons = []
+            for part in re.split(r"\band\b", alternative):
+                match = _COMPARISON.fullmatch(part)
+                if match is None:
+                    raise ValueError(f"{part.strip()!r} is not a comparison of value, low or high with a number, such as 'low >= 0.25'")
+                comparisons.append((match[1], match[2], float(match[3])))
+            alternatives.append(tuple(comparisons))
+        return cls(text, tuple(alternatives))
+
+    def holds(self, estimate: Estimate) -> bool:
+        """Whether ``estimate`` meets the rule; a missing value or bound (None, NaN) meets no comparison."""
+
+        def true(field: str, symbol: str, number: float) -> bool:
+            found = getattr(estimate, field)
+            return found is not None and _OPERATORS[symbol](found, number)
+
+        return any(all(true(*comparison) for comparison in alternative) for alternative in self.alternatives)
+
+
+@dataclass(frozen=True)
+class Test:
+    """One quantity that a claim stands on, and the rules over its estimate."""
+
+    __test__ = False  # not a pytest class
+
+    quantity: str
+    meaning: str
+    reproduced: Condition
+    contradicted: Condition
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a work (``source``), the notebook that tests it, and the tests that decide it, all of which must hold."""
+
+    id: str
+    source: str
+    statement: str
+    notebook: str
+    tests: tuple[Test, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the estimates say of a claim; ``outcomes`` holds the same for each quantity, ``runs`` the ids of the runs behind it."""
+
+    claim: Claim
+    outcome: str
+    outcomes: dict[str, str]
+    estimates: dict[str, Estimate]
+    profile: str
+    notebook: str
+    runs: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """The command that repeats it."""
+        number = self.notebook.split("_")[0]
+        name = number if number.isdigit() else self.notebook
+        return f"cptlab figures {name}" + ("" if self.profile == "laptop" else f" --profile {self.profile}")  # laptop is the default
+
+
+def load(path: Path | None = None) -> dict[str, Claim]:
+    """Read and check the ledger (default ``<root>/claims.yaml``): claims by id, in file order; ConfigError names claim and field."""
+    import yaml
+
+    path = path or root() / "claims.yaml"
+    try:
+        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise ConfigError(f"no claims ledger at {path}; work inside the repository or set CPTLAB_ROOT to it") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: expected a list of claims, each starting with '- id: ...'")
+    claims: dict[str, Claim] = {}
+    for index, entry in enumerate(entries, 1):
+        claim = _claim(path, index, entry)
+        if claim.id in claims:
+            raise ConfigError(f"{path}: two claims have the id {claim.id!r}")
+        claims[claim.id] = claim
+    return claims
+
+
+def _claim(path: Path, index: int, entry: Any) -> Claim:
+    where = f"{path}: claim {entry['id'] if isinstance(entry, dict) and 'id' in entry else f'number {index}'}"
+    _check_keys(where, entry, tuple(_CLAIM_FIELDS), ("note",))
+    for field, kind in (*_CLAIM_FIELDS.items(), ("note", str)):
+        if field in entry and (not isinstance(entry[field], kind) or (field != "note" and not entry[field])):
+            expected = "list" if kind is list else "text"
+            raise ConfigError(f"{where}, field {field!r}: expected a {expected} that is not empty, got {entry[field]!r}")
+    tests = []
+    for number, item in enumerate(entry["tests"], 1):
+        place = f"{where}, test {number}"
+        _check_keys(place, item, _TEST_FIELDS)
+        rules = {}
+        for field in _TEST_FIELDS:
+            if not isinstance(item[field], str) or not item[field].strip():
+                raise ConfigError(f"{place}, field {field!r}: expected a text, got {item[field]!r}")
+            if field in ("reproduced", "contradicted"):
+                try:
+                    rules[field] = Condition.parse(item[field])
+                except ValueError as error:
+                    raise ConfigError(f"{place}, field {field!r}: {error}") from None
+        if item["quantity"] in {test.quantity for test in tests}:
+            raise ConfigError(f"{place}, field 'quantity': {item['quantity']!r} has a test already")
+        tests.append(Test(item["quantity"], item["meaning"].strip(), **rules))
+    texts = {field: entry[field].strip() for field in ("id", "source", "statement", "notebook")}
+    return Claim(**texts, tests=tuple(tests), note=entry.get("note", "").strip())
+
+
+def _check_keys(where: str, entry: Any, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: expected a mapping with the fields {', '.join(required)}, got {entry!r}")
+    unknown = [str(key) for key in entry if key not in required + optional]
+    if unknown:
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; valid ones are {', '.join(required + optional)}")
+    missing = [key for key in required if key not in entry]
+    if missing:
+        raise ConfigError(f"{where}: field {missing[0]!r} is missing")
+
+
+def decide(claim_id: str, estimates: Mapping[str, Estimate], profile: str, notebook: str, runs: Iterable[str] = ()) -> Verdict:
+    """Apply a claim's rules to ``estimates`` (quantity -> Estimate).
+
+    Reproduced when every test is, contradicted when any is, else inconclusive. Raises ConfigError for an unknown claim, another
+    notebook than the ledger's, a quantity that is missing or unknown, or an estimate that meets both rules of a test.
+    """
+    claims = load()
+    if claim_id not in claims:
+        raise ConfigError(f"no claim {claim_id!r} in the ledger; it has {', '.join(claims)}")
+    claim = claims[claim_id]
+    if notebook != claim.notebook:
+        raise ConfigError(f"claim {claim_id} is decided in notebook {claim.notebook!r} (claims.yaml), not in {notebook!r}")
+    wanted = [test.quantity for test in claim.tests]
+    for quantity in (*wanted, *estimates):
+        if quantity not in estimates or quantity not in wanted:
+            problem = "is missing" if quantity in wanted else "is not in the ledger"
+            raise ConfigError(f"claim {claim_id}: quantity {quantity!r} {problem}; its tests need {', '.join(wanted)}")
+    outcomes = {}
+    for test in claim.tests:
+        estimate = estimates[test.quantity]
+        if not isinstance(estimate, Estimate):
+            raise ConfigError(f"claim {claim_id}: quantity {test.quantity!r} must be an Estimate, got {type(estimate).__name__}")
+        reproduced, contradicted = test.reproduced.holds(estimate), test.contradicted.holds(estimate)
+        if reproduced and contradicted:
+            raise ConfigError(f"claim {claim_id}: {test.quantity} = {estimate} meets both of its rules; mend claims.yaml")
+        outcomes[test.quantity] = REPRODUCED if reproduced else CONTRADICTED if contradicted else INCONCLUSIVE
+    found = set(outcomes.values())
+    outcome = CONTRADICTED if CONTRADICTED in found else REPRODUCED if found == {REPRODUCED} else INCONCLUSIVE
+    shown = {quantity: estimates[quantity] for quantity in wanted}
+    return Verdict(claim, outcome, outcomes, shown, profile, notebook, tuple(sorted(set(runs))))
+
+
+class Card:
+    """A claim card, shown by Jupyter as HTML, elsewhere as Markdown."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        verdict = self.verdict
+        return [
+            (
+                f"{test.meaning} ({test.quantity})",
+                str(verdict.estimates[test.quantity]),
+                f"reproduced if {test.reproduced.text}; contradicted if {test.contradicted.text}",
+                verdict.outcomes[test.quantity],
+            )
+            for test in verdict.claim.tests
+        ]
+
+    def _footer(self) -> str:
+        runs = len(self.verdict.runs)
+        return (f"{runs} run{'s' if runs > 1 else ''}, " if runs else "") + f"profile {self.verdict.profile}"
+
+    def _repr_markdown_(self) -> str:
+        claim = self.verdict.claim
+        cells = [tuple(text.replace("|", "\\|").replace("\n", " ") for text in row) for row in self._rows()]
+        lines = [
+            f"**{claim.id}: {self.verdict.outcome}** ({claim.source})",
+            "",
+            "\n".join(f"> {line}" for line in claim.statement.splitlines()),
+            "",
+            "| quantity | ours [interval] | rule | verdict |",
+            "|---|---|---|---|",
+            *(f"| {' | '.join(row)} |" for row in cells),
+            "",
+            f"{self._footer()}. Repeat: `{self.verdict.command}`",
+        ]
+        return "\n".join([*lines, "", claim.note] if claim.note else lines)
+
+    def _repr_html_(self) -> str:
+        claim, verdict = self.verdict.claim, self.verdict
+        color = {REPRODUCED: "#009E73", CONTRADICTED: "#D55E00", INCONCLUSIVE: "#8A8A8A"}[verdict.outcome]
+        look = 'style="text-align:left;padding:2px 10px 2px 0"'
+        rows = "".join("<tr>" + "".join(f"<td {look}>{html.escape(text)}</td>" for text in row) + "</tr>" for row in self._rows())
+        head = "".join(f"<th {look}>{name}</th>" for name in ("quantity", "ours [interval]", "rule", "verdict"))
+        note = f"<div>{html.escape(claim.note)}</div>" if claim.note else ""
+        return (
+            f'<div style="border-left:6px solid {color};padding:4px 12px;margin:8px 0">'
+            f"<div><b>{html.escape(claim.id)}: {html.escape(verdict.outcome)}</b> ({html.escape(claim.source)})</div>"
+            f"<div><i>{html.escape(claim.statement)}</i></div>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}"
+            f"<div>{html.escape(self._footer())}. Repeat: <code>{html.escape(verdict.command)}</code></div></div>"
+        )
+
+    def __repr__(self) -> str:
+        return self._repr_markdown_()
+
+
+def card(verdict: Verdict) -> Card:
+    """The claim card of a verdict: statement, rule, numbers with intervals, runs, verdict, command and note, for the end of a cell."""
+    return Card(verdict)
+
+
+def _plain(number: float | None) -> float | str | None:
+    """JSON form of a number: eight significant digits, as in the figures' CSV; NaN is null, infinities are text."""
+    if number is None or math.isnan(number):
+        return None
+    return float(f"{number:.8g}") if math.isfinite(number) else str(number)
+
+
+def save(verdicts: Iterable[Verdict]) -> None:
+    """Merge ``verdicts`` into ``<figures_dir>/claims.json`` (claim id -> verdict), dropping ids that the ledger no longer has.
+
+    Notebooks may save at the same time: reading and replacing happen under one lock. The same input gives the same bytes.
+    """
+    from filelock import FileLock
+
+    path = figures_dir() / "claims.json"
+    guard = cache_dir() / "locks" / f"claims-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.lock"
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(guard):
+        entries = saved()
+        for verdict in verdicts:
+            entries[verdict.claim.id] = {
+                "verdict": verdict.outcome,
+                "quantities": {
+                    quantity: {field: _plain(getattr(estimate, field)) for field in ("value", "low", "high")}
+                    | {"n": estimate.n, "dof": estimate.dof, "verdict": verdict.outcomes[quantity]}
+                    for quantity, estimate in verdict.estimates.items()
+                },
+                "profile": verdict.profile,
+                "notebook": verdict.notebook,
+                "runs": list(verdict.runs),
+            }
+        known = load()
+        atomic_json(path, {claim_id: entry for claim_id, entry in entries.items() if claim_id in known})
+
+
+def saved() -> dict[str, dict[str, Any]]:
+    """The verdicts in ``<figures_dir>/claims.json`` (empty when there is none); StoreError when it cannot be read."""
+    path = figures_dir() / "claims.json"
+    if not path.exists():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, dict):
+            raise ValueError("expected an object")
+    except ValueError as error:
+        raise StoreError(f"{path} cannot be read ({error}); delete it and run `cptlab figures`, which writes it anew") from error
+    return entries

@@ -1,0 +1,40 @@
+"""Corpora: declared sources, recipes, tokeniser and packed token shards.
+
+``recipe`` describes a corpus, ``open_corpus`` builds it once and opens it. Describing one imports nothing heavy.
+"""
+
+import importlib
+from typing import Any
+
+from cptlab.corpora.recipe import CorpusRecipe, SourceRef, SplitSpec, TokenizerSpec, local_recipe, recipe, recipe_from, recipe_names
+from cptlab.corpora.sources import SOURCES, Source, fetch, fetch_all
+
+_LAZY = {"Corpus": "shards", "open_corpus": "build", "report": "build", "is_built": "build", "Document": "readers", "documents": "readers"}
+
+__all__ = [
+    "SOURCES",
+    "CorpusRecipe",
+    "Source",
+    "SourceRef",
+    "SplitSpec",
+    "TokenizerSpec",
+    "fetch",
+    "fetch_all",
+    "local_recipe",
+    "recipe",
+    "recipe_from",
+    "recipe_names",
+    "Corpus",
+    "Document",
+    "documents",
+    "is_built",
+    "open_corpus",
+    "report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Shards need numpy, tokenizers and pandas: they load on first use, so that reading records stays quick.
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"cptlab.corpora.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

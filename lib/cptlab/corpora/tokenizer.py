@@ -1,0 +1,112 @@
+"""The tokeniser of a corpus: a byte-level BPE learnt from balanced training text, or one from Hugging Face."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cptlab.corpora.readers import documents
+from cptlab.corpora.recipe import CorpusRecipe
+from cptlab.errors import CorpusError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def load(path: Path) -> "Tokenizer":
+    """A tokeniser that was saved with a corpus. Text that spells a special token is encoded as text: no document can end another."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def make(recipe: CorpusRecipe) -> "Tokenizer":
+    """The tokeniser that ``recipe`` asks for: learnt from its training text alone, or fetched.
+
+    Raises:
+        CorpusError: no training text, or a fetched tokeniser that contradicts the recipe.
+    """
+    return _fetched(recipe) if recipe.tokenizer.kind == "hub" else _learnt(recipe)
+
+
+def _fetched(recipe: CorpusRecipe) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    spec = recipe.tokenizer
+    try:
+        tokenizer = Tokenizer.from_pretrained(spec.hub, revision=spec.revision)
+    except Exception as error:  # errors of several libraries, all of which mean the same to the user
+        raise CorpusError(f"tokenizer {spec.hub} at {spec.revision} cannot be fetched ({error}): check name, revision, network") from error
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    if size > spec.vocab:
+        raise CorpusError(f"tokenizer {spec.hub} has {size} tokens, the recipe says vocab = {spec.vocab}: set vocab to the model's")
+    if tokenizer.token_to_id(spec.eot) is None:
+        raise CorpusError(f"tokenizer {spec.hub} has no token {spec.eot!r}: set eot to the one that ends its documents")
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _learnt(recipe: CorpusRecipe) -> "Tokenizer":
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    spec = recipe.tokenizer
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec.vocab,
+        min_frequency=spec.min_frequency,
+        special_tokens=[spec.eot],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(balanced_text(recipe), trainer)
+    if tokenizer.get_vocab_size() < spec.vocab:
+        warnings.warn(
+            f"corpus {recipe.name!r}: the text yields {tokenizer.get_vocab_size()} tokens, fewer than the vocab of {spec.vocab}; "
+            "the rest stays unused. Give more text or a smaller vocab",
+            stacklevel=2,
+        )
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def balanced_text(recipe: CorpusRecipe) -> list[str]:
+    """The training text a BPE learns from, balanced over the sources as ``TokenizerSpec.balance`` says; never validation text."""
+    names = recipe.tokenizer.sources or recipe.names
+    if recipe.tokenizer.balance == "bytes":
+        return _equal_bytes(recipe, names)
+    first: dict[str, dict[str, str]] = {}
+    for name in names:
+        first[name] = {}
+        for split_key, text in _training_text(recipe, name):
+            first[name].setdefault(split_key, text)
+    shared = sorted(set.intersection(*(set(found) for found in first.values())))
+    if not shared:
+        raise CorpusError(
+            f"corpus {recipe.name!r}: sources {', '.join(names)} share no split key for tokenizer.balance = 'content': use 'bytes'"
+        )
+    return [first[name][split_key] for name in names for split_key in shared]
+
+
+def _equal_bytes(recipe: CorpusRecipe, names: tuple[str, ...]) -> list[str]:
+    texts: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        texts[name], size = [], 0
+        for _, text in _training_text(recipe, name):
+            texts[name].append((size, text))
+            size += len(text.encode())
+            if size >= recipe.tokenizer.train_bytes:
+                break
+        if not size:
+            raise CorpusError(f"corpus {recipe.name!r}: source {name!r} gives no training text: check its files and the split")
+    budget = min(sum(len(text.encode()) for _, text in found) for found in texts.values())
+    return [text for found in texts.values() for start, text in found if start < budget]
+
+
+def _training_text(recipe: CorpusRecipe, name: str) -> Iterator[tuple[str, str]]:
+    for document in documents(recipe.sources[name]):
+        if not recipe.validation.is_validation(document.split_key):
+            yield document.split_key, document.text

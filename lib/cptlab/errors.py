@@ -1,0 +1,21 @@
+"""The errors that cptlab raises on purpose: each message says what was wrong, where, and what to do."""
+
+
+class CptlabError(Exception):
+    """Base of every error that a user can mend; the command line prints its message without a traceback."""
+
+
+class ConfigError(CptlabError):
+    """A profile, a notebook parameter or a field of a run is not valid."""
+
+
+class CorpusError(CptlabError):
+    """A source could not be fetched, verified, read or tokenised."""
+
+
+class StoreError(CptlabError):
+    """A record in the run store is missing, torn or contradicts itself."""
+
+
+class TrainingError(CptlabError):
+    """Training one run failed: a loss that is not finite, a shape that does not fit, memory that ran out."""

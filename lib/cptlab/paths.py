@@ -1,0 +1,35 @@
+"""Where things live. Every place can be moved by an environment variable; none of them is part of a run's identity."""
+
+import os
+from pathlib import Path
+
+
+def root() -> Path:
+    """Top of the repository: ``CPTLAB_ROOT``, else the first folder upwards from here or from this file that holds ``claims.yaml``."""
+    if "CPTLAB_ROOT" in os.environ:
+        return Path(os.environ["CPTLAB_ROOT"]).resolve()
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "claims.yaml").is_file() and (folder / "notebooks").is_dir():
+                return folder
+    return Path.cwd()
+
+
+def cache_dir() -> Path:
+    """Downloads, built corpora and compiled kernels (``CPTLAB_CACHE``, default ``<root>/.cache``); safe to delete."""
+    return Path(os.environ.get("CPTLAB_CACHE") or root() / ".cache")
+
+
+def runs_dir() -> Path:
+    """The run store (``CPTLAB_RUNS``, default ``<root>/runs``)."""
+    return Path(os.environ.get("CPTLAB_RUNS") or root() / "runs")
+
+
+def figures_dir() -> Path:
+    """Where figures are written (``CPTLAB_FIGURES``, default ``<root>/figures``)."""
+    return Path(os.environ.get("CPTLAB_FIGURES") or root() / "figures")
+
+
+def notebooks_dir() -> Path:
+    """The committed notebooks."""
+    return root() / "notebooks"

@@ -1,0 +1,152 @@
+"""A grid of runs and what came of it: what a notebook plans, trains and plots."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cptlab.errors import ConfigError
+from cptlab.runs.provenance import warn_drift
+from cptlab.runs.request import Prompt, Request, missing
+from cptlab.runs.scheduler import needed, train
+from cptlab.runs.spec import RunSpec
+from cptlab.runs.store import Store
+from cptlab.training.execution import Execution
+from cptlab.training.sizes import flops_per_token, parameters, run_flops
+
+
+@dataclass(frozen=True)
+class Results:
+    """Tables of a grid that has been run, one row a run, a logged step or a measurement, each with the labels of its run.
+
+    ``runs``: id, status, tokens, flops, parameters. ``curves``: step, tokens, lr, loss_nats, grad_norm. ``measurements``: step, tokens, flops, set,
+    loss_nats, accuracy. ``samples``: step, prompt, text. ``failures``: the runs that failed or were skipped, with the error.
+    """
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    measurements: pd.DataFrame
+    samples: pd.DataFrame
+    failures: pd.DataFrame
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the runs that finished."""
+        return self.runs.loc[self.runs["status"] == "done", "id"].tolist()
+
+    def final(self, name: str) -> pd.DataFrame:
+        """Measurements on one set at each run's last step."""
+        table = self.measurements[self.measurements["set"] == name]
+        return table[table["step"] == table.groupby("id")["step"].transform("max")].reset_index(drop=True)
+
+
+class Grid:
+    """Runs with labels. ``add`` describes them, ``plan`` says what they cost, ``train`` brings them about (or serves them from the store)."""
+
+    def __init__(self, store: Store, execution: Execution, notebook: str = "", sets: Sequence[str] = ()):
+        self.store, self.execution, self.notebook, self.sets = store, execution, notebook, tuple(sets)
+        self._cells: list[tuple[Request, dict]] = []
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    @property
+    def requests(self) -> list[Request]:
+        """What is asked, in the order of ``add``."""
+        return [request for request, _ in self._cells]
+
+    def add(
+        self,
+        spec: RunSpec,
+        *,
+        sets: Sequence[str] | None = None,
+        steps: Sequence[int] = (),
+        keep: Sequence[int] = (),
+        prompts: Sequence[Prompt] = (),
+        **labels,
+    ) -> RunSpec:
+        """Add a run and return its spec (to start others from). Labels are free names and values; see :class:`Request` for the rest."""
+        reserved = {"id", "status", "step", "tokens", "flops", "set", "loss_nats"} & set(labels)
+        if reserved:
+            raise ConfigError(f"labels {sorted(reserved)} are names of result columns: choose others")
+        sets = self.sets if sets is None else tuple(sets)
+        request = Request(spec, {"notebook": self.notebook} | labels, sets, tuple(steps), tuple(keep), (), tuple(prompts))
+        self._cells.append((request, labels))
+        return spec
+
+    def plan(self) -> pd.DataFrame:
+        """What the grid would cost: a row a run, upstreams that have to be trained included; nothing is trained.
+
+        Columns: id, status (``cached``, ``evaluate`` (a kept checkpoint), ``partial``, ``missing``, ``failed``), labels, tokens, flops, minutes (of one worker, here:
+        from the measured speed of recorded runs of the same shape, else from the profile's rate).
+        """
+        todo = needed(self.store, self.requests)
+        speeds = self._speeds()
+        rows, seen = [], set()
+        upstream = [(request, {"role": "upstream"}) for run_id, request in todo.items() if run_id not in {r.id for r in self.requests}]
+        for request, labels in [*self._cells, *upstream]:
+            if request.id in seen:
+                continue
+            seen.add(request.id)
+            status = self._status(request, todo)
+            tokens = request.spec.steps * request.spec.batch_tokens if status in ("missing", "partial") else 0
+            flops = run_flops(request.spec) if tokens else 0.0
+            rate = speeds.get(repr(request.spec.model))
+            seconds = tokens / rate if rate else flops / self.execution.flops_per_second
+            rows.append({"id": request.id, "status": status} | labels | {"tokens": tokens, "flops": flops, "minutes": round(seconds / 60, 2)})
+        return pd.DataFrame(rows)
+
+    def _status(self, request: Request, todo: dict[str, Request]) -> str:
+        if request.id not in todo:
+            return "failed" if self.store.status(request.id) == "failed" else "cached"
+        if not missing(self.store, todo[request.id]).train:
+            return "evaluate"
+        found = self.store.status(request.id)
+        return found if found in ("partial", "running") else "missing"
+
+    def _speeds(self) -> dict[str, float]:
+        """Measured tokens/s of finished runs of this grid, by shape."""
+        speeds: dict[str, float] = {}
+        for request, _ in self._cells:
+            if repr(request.spec.model) not in speeds and self.store.status(request.id) == "done":
+                speeds[repr(request.spec.model)] = self.store.record(request.id)["summary"]["tokens_per_s"]
+        return speeds
+
+    def train(self, executor: Executor | None = None) -> Results:
+        """Train what is missing, then return the tables of everything. Failed runs are listed, not raised."""
+        from cptlab.runs.display import Progress
+
+        progress = Progress(self)
+        status = train(self.requests, self.store, self.execution, executor, progress.update)
+        progress.close()
+        return self.results(status)
+
+    def results(self, status: dict[str, str] | None = None) -> Results:
+        """Tables of what the store holds now."""
+        runs, curves, measured, samples, failures, records = [], [], [], [], [], []
+        for request, labels in self._cells:
+            run_id, spec = request.id, request.spec
+            found = (status or {}).get(run_id) or self.store.status(run_id)
+            size = {} if spec.model.family == "hub" else parameters(spec.model)
+            row = {"id": run_id, "status": found} | labels | {"tokens": spec.steps * spec.batch_tokens, "flops": run_flops(spec)} | size
+            record = self.store.record(run_id) if found in ("done", "failed") else None
+            if found != "done":
+                failures.append({"id": run_id, "status": found} | labels | {"error": (record or {}).get("error", {}).get("message") if record else None})
+            else:
+                records.append(record)
+                summary = record["summary"]
+                row |= {key: summary[key] for key in ("seconds", "tokens_per_s", "utilisation")} | {"epochs": max(summary["epochs"].values())}
+                per_token = 0.0 if spec.model.family == "hub" else flops_per_token(spec.model)
+                names = {"id": run_id} | labels | size
+                curves.append(self.store.curve(run_id).assign(**names))
+                table = self.store.measurements(run_id)
+                table = table[table["set"].isin(request.sets) & table["step"].isin(request.steps)]
+                measured.append(table.assign(**names, flops=table["tokens"] * per_token))
+                samples += [sample | names for sample in self.store.samples(run_id)]
+            runs.append(row)
+        warn_drift(records)
+        tables = [pd.concat(t, ignore_index=True) if t else pd.DataFrame(columns=["id", "step", "tokens", "set", "loss_nats"]) for t in (curves, measured)]
+        return Results(pd.DataFrame(runs), *tables, pd.DataFrame(samples), pd.DataFrame(failures, columns=None if failures else ["id", "status", "error"]))
+
+

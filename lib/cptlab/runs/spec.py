@@ -1,0 +1,285 @@
+"""What a run IS: the fields that determine its weights, and nothing else.
+
+A run is described by a :class:`RunSpec`; its identity is the sha256 of the spec in canonical JSON, which takes in the corpus
+fingerprint and the identities of the runs it starts from. Device, paths, threads, world size and ZeRO stage are left out:
+they say how a run is executed (:class:`cptlab.training.execution.Execution`), not what it is.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from cptlab.corpora.recipe import CorpusRecipe
+from cptlab.errors import ConfigError
+
+# Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
+RECIPE_VERSION = 1
+
+MODEL_FAMILIES = ("llama", "gpt-neox", "hub")
+SCHEDULES = ("constant", "linear", "cosine", "wsd")
+OBJECTIVES = ("token",)
+PRECISIONS = ("bf16", "fp32", "fp16")
+
+
+def canonical(value: Any) -> Any:
+    """Plain JSON value of a spec field.
+
+    Raises:
+        ConfigError: for anything whose text form is not its meaning (functions, arrays, objects, NaN), so that no
+            two different specs can share an identity and no equal ones can differ.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ConfigError(f"a run spec holds {value}: give a finite number")
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if isinstance(value, list | tuple):
+        return [canonical(item) for item in value]
+    if isinstance(value, dict | MappingProxyType):
+        if not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"a run spec holds a mapping with a key that is not text: {sorted(map(repr, value))}")
+        return {key: canonical(value[key]) for key in sorted(value)}
+    if dataclasses.is_dataclass(value) and hasattr(value, "canonical"):
+        return value.canonical()
+    raise ConfigError(
+        f"a run spec holds a {type(value).__name__} ({value!r:.80}): use numbers, text, lists and dictionaries only"
+    )
+
+
+# For a field added after the first records: ``field(default=..., metadata=ADDED)`` leaves it out of the canonical form while it has its
+# default, so that a run described before the field existed keeps its identity. The default must then mean "as it was before".
+ADDED = {"left_out_at_default": True}
+
+
+def _literals(spec: Any, leave_out: tuple[str, ...] = ()) -> dict:
+    """Canonical fields of a dataclass."""
+    return {
+        f.name: canonical(getattr(spec, f.name))
+        for f in fields(spec)
+        if f.name not in leave_out and not (f.metadata.get("left_out_at_default") and getattr(spec, f.name) == f.default)
+    }
+
+
+class _Literal:
+    """Canonical form of a frozen dataclass of plain literals."""
+
+    def canonical(self) -> dict:
+        return _literals(self)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class ModelSpec(_Literal):
+    """Shape of a decoder-only transformer.
+
+    ``family`` is ``llama`` (RMSNorm, rotary positions, SwiGLU, ``kv_heads`` key-value heads: 1 is multi-query attention), ``gpt-neox``
+    (Pythia) or ``hub`` (the shape comes with the upstream's weights; the other fields are then unused but ``vocab``
+    and ``context``). Embeddings of input and output are separate weights unless ``tied``.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    ffn: int
+    vocab: int
+    context: int
+    kv_heads: int = 1
+    family: str = "llama"
+    tied: bool = False
+    rope_theta: float = 10000.0
+    init_std: float = 0.02
+
+    def __post_init__(self):
+        _require(self.family in MODEL_FAMILIES, f"model family {self.family!r} is unknown: use one of {', '.join(MODEL_FAMILIES)}")
+        if self.family == "hub":
+            return
+        for name in ("layers", "width", "heads", "ffn", "vocab", "context", "kv_heads"):
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value > 0, f"model.{name} is {value!r}: give a positive whole number")
+        _require(
+            self.width % self.heads == 0,
+            f"model.heads = {self.heads} does not divide model.width = {self.width}: choose heads among the divisors of the width",
+        )
+        _require(
+            (self.width // self.heads) % 2 == 0,
+            f"model.width / model.heads = {self.width // self.heads} is odd: rotary positions need an even head size",
+        )
+        _require(
+            self.family == "gpt-neox" or self.heads % self.kv_heads == 0,
+            f"model.kv_heads = {self.kv_heads} does not divide model.heads = {self.heads}",
+        )
+
+
+@dataclass(frozen=True)
+class Schedule(_Literal):
+    """Learning rate over the steps of one run.
+
+    Every kind begins with a linear (re-)warm-up from ``start_ratio * max_lr`` over ``warmup`` (fraction of the run's steps). Then:
+    ``constant`` stays; ``linear`` and ``cosine`` fall to ``min_ratio * max_lr`` at the last step; ``wsd`` (warm-up-stable-decay) stays,
+    then falls linearly over the last ``decay`` fraction. ``horizon_tokens`` lets linear and cosine aim at a longer run than this one.
+    """
+
+    kind: str = "cosine"
+    max_lr: float = 3e-3
+    min_ratio: float = 0.1
+    warmup: float = 0.05
+    start_ratio: float = 0.0
+    decay: float = 0.2
+    horizon_tokens: int | None = None
+
+    def __post_init__(self):
+        _require(self.kind in SCHEDULES, f"schedule.kind {self.kind!r} is unknown: use one of {', '.join(SCHEDULES)}")
+        _require(self.max_lr > 0, f"schedule.max_lr is {self.max_lr}: give a positive learning rate")
+        for name in ("min_ratio", "warmup", "start_ratio", "decay"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"schedule.{name} is {value}: give a fraction from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Optimiser(_Literal):
+    """AdamW with clipping of the global gradient norm. ``state``: ``reset`` starts with empty moments, ``carry`` takes those of the ``init`` upstream."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    state: str = "reset"
+
+    def __post_init__(self):
+        _require(self.state in ("reset", "carry"), f"optimiser.state {self.state!r} is unknown: use 'reset' or 'carry'")
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A model this run depends on: a step of another run (``step`` None: its last), or a Hugging Face name with its revision."""
+
+    run: "RunSpec | None" = None
+    step: int | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self):
+        _require((self.run is None) != (self.hub is None), "an upstream names either a run or a Hugging Face model, not both and not neither")
+        _require(
+            self.hub is None or bool(self.revision),
+            f"upstream {self.hub!r} has no revision: name a commit or tag, or the same spec could mean other weights tomorrow",
+        )
+        if self.run is not None:
+            step = self.run.steps if self.step is None else self.step
+            _require(0 < step <= self.run.steps, f"upstream step {step} is outside 1..{self.run.steps} of the run it names")
+            object.__setattr__(self, "step", step)
+
+    def canonical(self) -> dict:
+        return {"hub": self.hub, "revision": self.revision} if self.run is None else {"run": self.run.id, "step": self.step}
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training run.
+
+    Args:
+        model: the shape.
+        corpus: recipe of the corpus; only its fingerprint enters the identity.
+        mixture: weight of each of the corpus's sources; normalised to sum to 1. A sequence is drawn from one source.
+        tokens: budget in tokens; rounded down to whole steps.
+        batch_tokens: tokens a step (global batch).
+        trainable: ``("*",)`` or shell patterns of parameter names to train; the others stay frozen.
+        upstreams: ``init`` gives the starting weights; other names are for objectives that need them (a teacher).
+        precision: ``bf16`` (fp32 master weights), ``fp32`` or ``fp16`` (dynamic loss scale).
+        seed: of the initial weights and of the data order.
+    """
+
+    model: ModelSpec
+    corpus: CorpusRecipe
+    mixture: dict
+    tokens: int
+    batch_tokens: int = 4096
+    schedule: Schedule = field(default_factory=Schedule)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    objective: str = "token"
+    trainable: tuple[str, ...] = ("*",)
+    upstreams: dict = field(default_factory=dict)
+    precision: str = "bf16"
+    seed: int = 0
+
+    def __post_init__(self):
+        _require(self.objective in OBJECTIVES, f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
+        _require(self.precision in PRECISIONS, f"precision {self.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+        _require(
+            self.batch_tokens % self.model.context == 0,
+            f"batch_tokens = {self.batch_tokens} is not a multiple of the context, {self.model.context}",
+        )
+        _require(self.tokens >= self.batch_tokens, f"tokens = {self.tokens} is less than one batch of {self.batch_tokens}")
+        unknown = sorted(set(self.mixture) - set(self.corpus.names))
+        _require(not unknown, f"mixture names {unknown}, which corpus {self.corpus.name!r} lacks: it has {', '.join(self.corpus.names)}")
+        _require(
+            bool(self.mixture) and all(weight >= 0 for weight in self.mixture.values()) and sum(self.mixture.values()) > 0,
+            f"mixture {self.mixture} has no positive weight or a negative one",
+        )
+        _require(
+            self.model.vocab == self.corpus.vocab or self.model.family == "hub",
+            f"model.vocab = {self.model.vocab}, but corpus {self.corpus.name!r} has a vocabulary of {self.corpus.vocab}",
+        )
+        _require(self.model.family != "hub" or "init" in self.upstreams, "a model of family 'hub' needs an upstream named 'init'")
+        _require(self.optimiser.state == "reset" or self._init_run() is not None, "optimiser.state = 'carry' needs an upstream run named 'init'")
+        total = sum(self.mixture.values())
+        total = 1.0 if abs(total - 1) < 1e-12 else total  # weights already normalised keep their bits, or a copy would be another run
+        # Dictionaries are stored sorted and read-only, so that a spec can be neither changed nor told apart by insertion order.
+        object.__setattr__(self, "mixture", MappingProxyType({k: self.mixture[k] / total for k in sorted(self.mixture) if self.mixture[k]}))
+        object.__setattr__(self, "upstreams", MappingProxyType({k: self.upstreams[k] for k in sorted(self.upstreams)}))
+        object.__setattr__(self, "trainable", tuple(self.trainable))
+
+    def _init_run(self) -> "RunSpec | None":
+        return self.upstreams["init"].run if "init" in self.upstreams else None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.tokens // self.batch_tokens
+
+    @property
+    def batch(self) -> int:
+        """Sequences a step."""
+        return self.batch_tokens // self.model.context
+
+    def canonical(self) -> dict:
+        """The spec as plain JSON: the corpus by fingerprint, upstream runs by id."""
+        values = _literals(self, leave_out=("corpus",))
+        return values | {"corpus": {"fingerprint": self.corpus.fingerprint, "name": self.corpus.name}}
+
+    @cached_property
+    def id(self) -> str:
+        """Identity: first 16 hex digits of the sha256 of the canonical spec and the recipe version. The corpus counts by fingerprint, not by name."""
+        content = self.canonical()
+        content["corpus"] = content["corpus"]["fingerprint"]
+        content["recipe_version"] = RECIPE_VERSION
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def runs_upstream(self) -> "list[tuple[RunSpec, int]]":
+        """The (run, step) pairs this run needs before it can start."""
+        return [(up.run, up.step) for up in self.upstreams.values() if up.run is not None]
+
+    def __reduce__(self):  # mapping proxies do not pickle; rebuild from plain values
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["mixture"], values["upstreams"] = dict(self.mixture), dict(self.upstreams)
+        return (_rebuild, (values,))
+
+    def __hash__(self):
+        return hash(self.id)
+
+    def __eq__(self, other):
+        return isinstance(other, RunSpec) and self.id == other.id
+
+
+def _rebuild(values: dict) -> RunSpec:
+    return RunSpec(**values)

@@ -1,0 +1,110 @@
+"""A worker process of a sweep: it lives for many runs, so that imports and compiled kernels are paid for once."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from cptlab.paths import cache_dir
+from cptlab.runs.request import Request, missing
+from cptlab.runs.store import Store
+
+
+def initialise(threads: int, parent: int | None = None) -> None:
+    """Set up the process before torch is imported: its threads, its kernel cache, and an end with its parent."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache_dir() / "torch-extensions"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir() / "triton"))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if parent is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with _quiet():
+        import torch
+
+        torch.set_num_threads(threads)
+        import cptlab.training.trainer  # noqa: F401  the imports are the fixed cost that a long-lived worker pays once
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+class _quiet:
+    """Send what native libraries print on import and set-up to nowhere, warnings apart: a sweep shows one progress line."""
+
+    def __enter__(self):
+        sys.stdout.flush()
+        self.saved = os.dup(1)
+        self.nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(self.nowhere, 1)
+
+    def __exit__(self, *_):
+        sys.stdout.flush()
+        os.dup2(self.saved, 1)
+        os.close(self.saved)
+        os.close(self.nowhere)
+
+
+def work(request: Request, root: Path, execution) -> str:
+    """Do what the store lacks of ``request``; returns the run's status. Waits when another process is at the same run, then serves it."""
+    store = Store(root)
+    with store.lock(request.id) as lock:
+        if not missing(store, request):
+            return store.status(request.id)
+        if execution.ranks > 1:
+            return launch(request, store, execution)
+        from cptlab.training.trainer import perform
+
+        with _quiet():
+            return perform(request, store, execution, lock)
+
+
+def launch(request: Request, store: Store, execution) -> str:
+    """Train through DeepSpeed's launcher, one process a rank; the ranks never come from this process."""
+    import pickle
+
+    from cptlab.errors import TrainingError
+    from cptlab.training.trainer import failed_record
+
+    with tempfile.TemporaryDirectory(prefix="cptlab-launch-", dir=_shared_folder(store)) as folder:
+        task = Path(folder) / "task.pickle"
+        task.write_bytes(pickle.dumps((request, store.root.resolve(), execution)))
+        command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(execution.ranks), "--master_port", str(_free_port())]
+        if execution.launcher:
+            command = [sys.executable, "-m", "deepspeed.launcher.runner", *shlex.split(execution.launcher)]
+        command += ["--module", "cptlab.training.launch", str(task)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and store.status(request.id) not in ("done", "failed"):
+        tail = (done.stderr or done.stdout)[-1500:]
+        store.write_record(request.id, failed_record(request, TrainingError.__name__, f"the launcher ended with code {done.returncode}: {tail}", None))
+    return store.status(request.id)
+
+
+def _shared_folder(store: Store) -> Path:
+    """A folder that the ranks of all nodes see."""
+    folder = store.root / "launch"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def describe(request: Request) -> str:
+    """One line for people: the run's labels and id."""
+    return f"{request.id} {json.dumps(request.labels, ensure_ascii=False)}"

@@ -1,0 +1,313 @@
+"""Small-sample statistics over seeds: pooled spread, t intervals, paired differences, power laws, crossings.
+
+Losses are nats a token, x axes are whatever the caller plots (tokens, flops, parameters). A value that is NaN or infinite is an
+error that names the column: a run that failed has to be left out on purpose, never by accident.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from cptlab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval: ``n`` values behind it, ``dof`` degrees of freedom behind its spread (None: spread taken as known).
+
+    ``value`` is None where the quantity does not exist (a curve that does not cross zero); bounds are NaN where no spread is known.
+    """
+
+    value: float | None
+    low: float
+    high: float
+    n: int
+    dof: int | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any] | pd.Series) -> "Estimate":
+        """The estimate in one row of ``group_means``."""
+        return cls(float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"]), int(row["dof"]))
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"none (n = {self.n})"
+        if math.isnan(self.low) or math.isnan(self.high):
+            return f"{self.value:.4g} (no interval, n = {self.n})"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n = {self.n})"
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = coefficient * x ** -exponent, with the t interval of the exponent and the root mean square residual of log y."""
+
+    coefficient: float
+    exponent: float
+    exponent_low: float
+    exponent_high: float
+    residual_log_rms: float
+    n: int
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        """The law's y at ``x``, same shape."""
+        return self.coefficient * np.asarray(x, dtype=float) ** -self.exponent
+
+    @property
+    def estimate(self) -> Estimate:
+        """The exponent as an Estimate, for a claim."""
+        return Estimate(self.exponent, self.exponent_low, self.exponent_high, self.n, max(self.n - 2, 0))
+
+
+def _numbers(values: ArrayLike, name: str, positive: bool = False) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or array.size == 0:
+        raise ConfigError(f"{name}: expected a list of numbers with at least one entry, got shape {array.shape}")
+    wrong = np.flatnonzero(~np.isfinite(array) | ((array <= 0) if positive else False))
+    if wrong.size:
+        kind = "positive and finite" if positive else "finite"
+        raise ConfigError(
+            f"{name}: entry {wrong[0]} is {array[wrong[0]]}, not {kind}; leave failed runs out ({wrong.size} of {array.size})"
+        )
+    return array
+
+
+def _same_length(**arrays: np.ndarray) -> None:
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise ConfigError("lengths differ: " + ", ".join(f"{name} has {length}" for name, length in lengths.items()))
+
+
+def _columns(frame: pd.DataFrame, *names: str) -> None:
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise ConfigError(f"no column {missing[0]!r} in the table; it has {', '.join(map(str, frame.columns))}")
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def t_quantile(confidence: float, dof: int) -> float:
+    """Half width of the two-sided t interval in standard errors; NaN without degrees of freedom."""
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence must lie between 0 and 1, got {confidence}")
+    from scipy.special import stdtrit  # scipy.stats has the same quantile but takes ten times as long to import
+
+    return float(stdtrit(dof, (1 + confidence) / 2)) if dof > 0 else math.nan
+
+
+def t_pvalue(value: ArrayLike, se: ArrayLike, dof: ArrayLike, null: float = 0.0) -> np.ndarray:
+    """Two-sided p-value of ``value`` differing from ``null``, given its standard error and degrees of freedom (broadcast together)."""
+    from scipy.special import stdtr
+
+    return 2 * stdtr(np.asarray(dof, dtype=float), -np.abs((np.asarray(value, dtype=float) - null) / np.asarray(se, dtype=float)))
+
+
+def pooled_sd(values: ArrayLike, groups: ArrayLike | pd.DataFrame) -> tuple[float, int]:
+    """Standard deviation within groups, pooled over them: sqrt(sum of squares within / dof), dof = values - groups.
+
+    ``values`` is 1-D; ``groups`` holds one label a value, or is a table with one row a value, each distinct row being a group.
+    Returns (NaN, 0) when no group has two values.
+    """
+    array = _numbers(values, "values")
+    labels = groups if isinstance(groups, pd.DataFrame) else pd.DataFrame({"group": np.asarray(groups)})
+    _same_length(values=array, groups=labels)
+    codes = labels.groupby(list(labels.columns), sort=False, dropna=False).ngroup().to_numpy()
+    counts = np.bincount(codes)
+    means = np.bincount(codes, weights=array) / counts
+    dof = int(array.size - counts.size)
+    return (math.sqrt(float(np.sum((array - means[codes]) ** 2)) / dof), dof) if dof > 0 else (math.nan, 0)
+
+
+def group_means(
+    frame: pd.DataFrame,
+    value: str,
+    by: str | Sequence[str],
+    confidence: float = 0.95,
+    *,
+    strata: str | Sequence[str] = (),
+    pooled: tuple[float, int] | None = None,
+) -> pd.DataFrame:
+    """Mean of ``value`` in each group of ``by``, with the t interval from the pooled standard deviation (also for a group of one).
+
+    The spread is pooled over all groups, or apart for each value of ``strata`` (some of ``by``): name there a column along which the
+    rows of ONE run differ, as ``tokens`` of a curve, for such rows are not independent and would inflate the degrees of freedom.
+    ``pooled`` = (sd, dof) replaces it by one estimated elsewhere. Returns the columns ``by``, mean, low, high, se, sd, n, dof; groups
+    in order of first appearance; bounds are NaN without degrees of freedom.
+    """
+    by, strata = _listed(by), _listed(strata)
+    _columns(frame, value, *by)
+    if not set(strata) <= set(by):
+        raise ConfigError(f"strata {strata} must be among the columns of by {by}")
+    _numbers(frame[value], f"column {value!r}")
+    grouped = frame.groupby(by, sort=False, dropna=False, observed=True)[value]
+    result = grouped.agg(mean="mean", n="count").reset_index()
+    if pooled is not None:
+        result["sd"], result["dof"] = pooled
+    elif strata:
+        rows = frame.groupby(strata, sort=False, dropna=False, observed=True)
+        spreads = [(*pooled_sd(part[value], part[by]), part) for _, part in rows]
+        spread = pd.concat([part[strata].iloc[:1].assign(sd=sd, dof=dof) for sd, dof, part in spreads])
+        result = result.merge(spread, on=strata, how="left")
+    else:
+        result["sd"], result["dof"] = pooled_sd(frame[value], frame[by])
+    result["se"] = result["sd"] / np.sqrt(result["n"])
+    widths = {dof: t_quantile(confidence, dof) for dof in result["dof"].unique()}
+    half = result["se"] * result["dof"].map(widths)
+    result["low"], result["high"] = result["mean"] - half, result["mean"] + half
+    return result[[*by, "mean", "low", "high", "se", "sd", "n", "dof"]]
+
+
+def mean_of_groups(
+    frame: pd.DataFrame, value: str, by: str | Sequence[str], confidence: float = 0.95, *, pooled: tuple[float, int] | None = None
+) -> Estimate:
+    """Average of the group means, each group counting the same: standard error sd * sqrt(sum over groups of 1 / n) / groups."""
+    means = group_means(frame, value, by, confidence, pooled=pooled)
+    sd, dof = float(means["sd"].iloc[0]), int(means["dof"].iloc[0])
+    centre = float(means["mean"].mean())
+    half = t_quantile(confidence, dof) * sd * math.sqrt(float((1 / means["n"]).sum())) / len(means)
+    return Estimate(centre, centre - half, centre + half, int(means["n"].sum()), dof)
+
+
+def paired_difference(
+    frame: pd.DataFrame, value: str, arm: str, a: Any, b: Any, pair_by: str | Sequence[str], group_by: str | Sequence[str] = ()
+) -> pd.DataFrame:
+    """Differences of arm ``b`` minus arm ``a`` of column ``arm``, paired on ``pair_by`` (seed) inside each ``group_by`` (size, ...).
+
+    Returns the columns group_by, pair_by, a, b, difference, in the order of arm ``a``'s rows. Two rows for one pair and arm are an
+    error; a row without its partner is left out with one warning that names the pairs.
+    """
+    keys = [*_listed(group_by), *_listed(pair_by)]
+    _columns(frame, value, arm, *keys)
+    sides = []
+    for name, label in (("a", a), ("b", b)):
+        side = frame.loc[frame[arm] == label, [*keys, value]].rename(columns={value: name})
+        if side.empty:
+            raise ConfigError(f"column {arm!r} has no {label!r}; it has {', '.join(map(str, frame[arm].unique()))}")
+        _numbers(side[name], f"column {value!r} of {arm} {label!r}")
+        if side.duplicated(keys).any():
+            first = side.loc[side.duplicated(keys), keys].iloc[0].to_dict()
+            raise ConfigError(f"{arm} {label!r} has several rows for {first}; name the columns that tell them apart in group_by or pair_by")
+        sides.append(side)
+    both = sides[0].merge(sides[1], on=keys, how="outer", indicator=True, sort=False)
+    alone = both[both["_merge"] != "both"]
+    if len(alone):
+        names = "; ".join(str(row) for row in alone[keys].to_dict("records"))
+        warnings.warn(f"left out, without a partner in {a!r} or {b!r}: {names}", stacklevel=2)
+    paired = sides[0].merge(sides[1], on=keys, how="inner", sort=False)
+    return paired.assign(difference=paired["b"] - paired["a"])
+
+
+def power_law(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> PowerLaw:
+    """Fit log y = log c - e log x by least squares; the exponent's t interval has n - 2 degrees of freedom (NaN for two points)."""
+    x, y = _numbers(x, "x", positive=True), _numbers(y, "y", positive=True)
+    _same_length(x=x, y=y)
+    u, v = np.log(x), np.log(y)
+    spread = float(np.sum((u - u.mean()) ** 2))
+    if not spread > 0:
+        raise ConfigError("power_law needs at least two different x")
+    slope = float(np.sum((u - u.mean()) * (v - v.mean()))) / spread
+    residual = v - v.mean() - slope * (u - u.mean())
+    dof = len(x) - 2
+    half = t_quantile(confidence, dof) * math.sqrt(float(residual @ residual) / dof / spread) if dof > 0 else math.nan
+    rms = math.sqrt(float(np.mean(residual**2)))
+    return PowerLaw(math.exp(float(v.mean() - slope * u.mean())), -slope, -slope - half, -slope + half, rms, len(x))
+
+
+def lower_envelope(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Mask (bool, same length) of the points that no other beats: none has x at most as large and y smaller."""
+    x, y = _numbers(x, "x"), _numbers(y, "y")
+    _same_length(x=x, y=y)
+    order = np.lexsort((y, x))
+    mask = np.empty(len(x), dtype=bool)
+    mask[order] = y[order] <= np.minimum.accumulate(y[order])
+    return mask
+
+
+def _crossing(log_x: np.ndarray, y: np.ndarray, rising: bool) -> float:
+    """Log x of the net change of sign, halfway between the first and the last one; -inf or inf when it lies before or after the range."""
+    up = y >= 0
+    if up[0] == rising:  # the later sign holds from the start
+        return -math.inf
+    if up[-1] != rising:
+        return math.inf
+    at = np.flatnonzero(up[1:] != up[:-1])[[0, -1]]
+    places = log_x[at] + y[at] / (y[at] - y[at + 1]) * (log_x[at + 1] - log_x[at])
+    return float(places.mean())
+
+
+def zero_crossing(
+    x: ArrayLike, y: ArrayLike, sd: ArrayLike, *, dof: int | None = None, confidence: float = 0.95, draws: int = 4000, seed: int = 0
+) -> Estimate:
+    """The x where y, drawn as straight lines over log x, changes sign between the smallest x and the largest.
+
+    ``sd`` is the standard error of each y (or one for all), ``dof`` the degrees of freedom of the pooled spread behind it (None: known).
+    The interval holds the middle ``confidence`` of a seeded parametric bootstrap; a draw whose sign changes before or after the range
+    counts there, so a bound may be 0 or inf. With several changes the one reported is halfway (in log x) between the first and the
+    last. When the ends have the same sign there is no crossing: value None, bounds NaN.
+    """
+    x, y = _numbers(x, "x", positive=True), _numbers(y, "y")
+    _same_length(x=x, y=y)
+    sd = np.broadcast_to(np.asarray(sd, dtype=float), x.shape)
+    order = np.argsort(x)
+    log_x, y, sd = np.log(x[order]), y[order], sd[order]
+    if np.any(np.diff(log_x) == 0):
+        raise ConfigError("zero_crossing needs one y for each x; average over seeds first")
+    if np.any(sd < 0):
+        raise ConfigError("zero_crossing: sd has a negative entry")
+    if (y[0] >= 0) == (y[-1] >= 0):
+        return Estimate(None, math.nan, math.nan, len(x), dof)
+    rising = bool(y[-1] >= 0)
+    value = math.exp(_crossing(log_x, y, rising))
+    if not np.all(np.isfinite(sd)) or dof == 0:  # one seed a group: the spread is not known
+        return Estimate(value, math.nan, math.nan, len(x), dof)
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal((draws, len(x))) * sd
+    if dof is not None:  # the same pooled spread stands behind every point: one chi-square a draw
+        noise *= np.sqrt(dof / generator.chisquare(dof, (draws, 1)))
+    places = np.sort([_crossing(log_x, y + row, rising) for row in noise])
+    tail = (1 - confidence) / 2
+    # Order statistics, not interpolated quantiles: places may be infinite.
+    low, high = places[int(tail * draws)], places[math.ceil((1 - tail) * draws) - 1]
+    return Estimate(value, math.exp(low), math.exp(high), len(x), dof)
+
+
+def tokens_to_reach(tokens: ArrayLike, loss: ArrayLike, target: float) -> float:
+    """Tokens at which the best loss so far first reaches ``target`` (nats), straight in log tokens between measured points; NaN if never.
+
+    A curve that starts at or below the target gives its first token count, which is then an upper bound.
+    """
+    tokens, loss = _numbers(tokens, "tokens"), _numbers(loss, "loss")
+    _same_length(tokens=tokens, loss=loss)
+    if np.any(tokens < 0):
+        raise ConfigError("tokens_to_reach: tokens has a negative entry")
+    order = np.lexsort((loss, tokens))
+    tokens, best = tokens[order], np.minimum.accumulate(loss[order])
+    reached = np.flatnonzero(best <= target)
+    if not reached.size:
+        return math.nan
+    after = int(reached[0])
+    if after == 0 or tokens[after] == tokens[after - 1]:
+        return float(tokens[after])
+    before = after - 1
+    share = float((best[before] - target) / (best[before] - best[after]))
+    if tokens[before] == 0:  # the measurement before any training has no logarithm
+        return share * float(tokens[after])
+    return float(tokens[before] * (tokens[after] / tokens[before]) ** share)
+
+
+def holm(pvalues: ArrayLike) -> np.ndarray:
+    """P-values adjusted for their number by Holm's step-down method (Holm 1979), in the order given."""
+    p = _numbers(pvalues, "pvalues")
+    if np.any((p < 0) | (p > 1)):
+        raise ConfigError("pvalues must lie in [0, 1]")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return adjusted

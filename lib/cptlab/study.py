@@ -1,0 +1,157 @@
+"""A notebook's view of the laboratory: its settings in a profile, its corpus, its store, and short ways to describe runs."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cptlab import paths
+from cptlab.corpora.recipe import CorpusRecipe
+from cptlab.corpora.recipe import recipe as corpus_recipe
+from cptlab.errors import ConfigError
+from cptlab.runs.grid import Grid
+from cptlab.runs.spec import ModelSpec, Optimiser, RunSpec, Schedule, Upstream
+from cptlab.runs.store import Store
+from cptlab.training.execution import Execution
+from cptlab.training.sizes import model_of
+
+PROFILE_KEYS = {"description", "store", "execution", "frame", "notebooks"}
+FRAME_KEYS = {"corpus", "context", "batch_tokens", "precision"}
+
+
+def profile_names() -> list[str]:
+    """The profiles that come with the package."""
+    return sorted(path.name.removesuffix(".yaml") for path in resources.files("cptlab.profiles").iterdir() if path.name.endswith(".yaml"))
+
+
+def load_profile(name: str) -> dict:
+    """A profile by name, or a user's own YAML file by path.
+
+    Raises:
+        ConfigError: unknown name (lists the valid ones), not YAML, or an unknown section.
+    """
+    own = Path(name)
+    if own.suffix in (".yaml", ".yml"):
+        if not own.is_file():
+            raise ConfigError(f"profile file {name} does not exist")
+        text = own.read_text(encoding="utf-8")
+    elif name in profile_names():
+        text = resources.files("cptlab.profiles").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise ConfigError(f"profile {name!r} is unknown: use one of {', '.join(profile_names())}, or the path of a YAML file")
+    try:
+        profile = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"profile {name} is not valid YAML: {error}") from None
+    if not isinstance(profile, dict) or set(profile) - PROFILE_KEYS or not {"execution", "frame", "notebooks"} <= set(profile):
+        raise ConfigError(f"profile {name} has the sections {sorted(profile) if isinstance(profile, dict) else None}: expected {sorted(PROFILE_KEYS)}")
+    if set(profile["frame"]) != FRAME_KEYS:
+        raise ConfigError(f"profile {name}: frame has {sorted(profile['frame'])}, expected {sorted(FRAME_KEYS)}")
+    return profile
+
+
+class Settings(dict):
+    """A section of a profile; a missing key is an error that names the file and the section."""
+
+    def __init__(self, values: dict, where: str):
+        super().__init__(values)
+        self.where = where
+
+    def __missing__(self, key: str) -> Any:
+        raise ConfigError(f"{self.where} has no setting {key!r}: it has {', '.join(map(str, self))}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One notebook at one profile."""
+
+    name: str
+    profile: str
+    content: dict
+
+    @property
+    def settings(self) -> Settings:
+        """The notebook's own section of the profile."""
+        sections = self.content["notebooks"]
+        if self.name not in sections:
+            raise ConfigError(f"profile {self.profile} has no section for notebook {self.name}: it has {', '.join(sections)}")
+        return Settings(sections[self.name], f"profile {self.profile}, notebook {self.name}")
+
+    @cached_property
+    def execution(self) -> Execution:
+        """How runs are executed here."""
+        return Execution.from_mapping(self.content["execution"])
+
+    @property
+    def frame(self) -> dict:
+        """What the profile's runs share: corpus, context, batch, precision; a notebook's section may override each."""
+        own = self.content["notebooks"].get(self.name, {}).get("frame", {})
+        return self.content["frame"] | own
+
+    @cached_property
+    def corpus(self) -> CorpusRecipe:
+        """The profile's corpus."""
+        return corpus_recipe(self.frame["corpus"])
+
+    @cached_property
+    def store(self) -> Store:
+        """The run store: ``CPTLAB_RUNS``, else ``runs/`` or the folder in it that the profile names."""
+        if os.environ.get("CPTLAB_RUNS"):
+            return Store(paths.runs_dir())
+        return Store(paths.runs_dir() / self.content.get("store", ""))
+
+    def grid(self, sets: tuple[str, ...] = ()) -> Grid:
+        """An empty grid; ``sets`` are the evaluation sets of its runs unless a run names others."""
+        return Grid(self.store, self.execution, self.name, sets)
+
+    def model(self, size: str, **changes) -> ModelSpec:
+        """A shape by name at the profile's vocabulary and context."""
+        return model_of(size, self.corpus.vocab, self.frame["context"], **changes)
+
+    def run(
+        self,
+        size: str,
+        mixture: dict[str, float] | str,
+        tokens: int,
+        lr: float,
+        seed: int = 0,
+        init: RunSpec | Upstream | None = None,
+        schedule: dict | None = None,
+        optimiser: dict | None = None,
+        **fields,
+    ) -> RunSpec:
+        """Describe a run in the profile's frame.
+
+        Args:
+            size: name of a shape.
+            mixture: source, or weights of several.
+            tokens: budget.
+            lr: maximum learning rate.
+            init: run (its last step) or upstream to start from; None: random weights.
+            schedule: other fields of :class:`Schedule`, cosine by default.
+            optimiser: fields of :class:`Optimiser`.
+            fields: any other field of :class:`RunSpec`.
+        """
+        upstreams = dict(fields.pop("upstreams", {}))
+        if init is not None:
+            upstreams["init"] = init if isinstance(init, Upstream) else Upstream(run=init)
+        common = {"batch_tokens": self.frame["batch_tokens"], "precision": self.frame["precision"], "corpus": self.corpus} | fields
+        return RunSpec(
+            model=self.model(size),
+            mixture={mixture: 1.0} if isinstance(mixture, str) else mixture,
+            tokens=int(tokens),
+            schedule=Schedule(max_lr=lr, **(schedule or {})),
+            optimiser=Optimiser(**(optimiser or {})),
+            upstreams=upstreams,
+            seed=seed,
+            **common,
+        )
+
+
+def open_study(name: str, profile: str = "laptop") -> Study:
+    """The study of notebook ``name`` (its file name without ``.ipynb``) at ``profile``."""
+    return Study(name, profile, load_profile(profile))

@@ -1,0 +1,1 @@
+"""Models, schedules, the data order, the DeepSpeed engine and the loop that trains one run."""

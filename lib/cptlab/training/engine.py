@@ -1,0 +1,246 @@
+"""One DeepSpeed engine for every run, from one CPU thread to a cluster of GPUs."""
+
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from cptlab.errors import ConfigError, TrainingError
+from cptlab.files import atomic_json, atomic_write_with
+from cptlab.runs.spec import RunSpec
+from cptlab.training import state
+from cptlab.training.execution import Execution
+from cptlab.training.objectives import OBJECTIVES
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
+_last_shape = None
+
+
+def start_process_group() -> tuple[int, int]:
+    """Join the process group, making one of a single member where no launcher did; returns (rank, world size)."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not dist.is_initialized():
+        if "WORLD_SIZE" not in os.environ:  # alone: meet through a file, so that no port can be taken
+            os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+            meeting = Path(tempfile.mkdtemp(prefix="cptlab-")) / "meeting"
+            dist.init_process_group(
+                get_accelerator().communication_backend_name() if torch.cuda.is_available() else "gloo",
+                init_method=f"file://{meeting}",
+                rank=0,
+                world_size=1,
+            )
+        deepspeed.init_distributed(verbose=False)
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return dist.get_rank(), dist.get_world_size()
+
+
+@cache
+def _can_compile() -> bool:
+    """Whether ``torch.compile`` has what it needs; says once what is missing."""
+    if torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++"):
+        return True
+    warnings.warn("no C++ compiler was found (g++ or clang++): training runs uncompiled, about half as fast", stacklevel=2)
+    return False
+
+
+@cache
+def _check_precision(precision: str) -> None:
+    if precision == "fp16" and not get_accelerator().is_fp16_supported():
+        raise ConfigError("precision fp16 is not supported on this device: use bf16 or fp32, or a GPU")
+    if precision == "bf16" and not torch.cuda.is_available():
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "avx512_bf16"
+        if not any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16")):
+            warnings.warn(
+                "this processor has no native bf16: training gives the same results, several times slower; "
+                "set precision to fp32 in the profile for speed (these are then other runs)",
+                stacklevel=2,
+            )
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """Largest divisor of ``number`` that is at most ``limit``."""
+    return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
+
+
+class Engine:
+    """A model under DeepSpeed with the optimiser of ``spec``.
+
+    Args:
+        spec: the run.
+        execution: ZeRO stage, micro-batch, compilation.
+        model: in fp32, holding the starting weights (or the masters of the state given to :meth:`restore`).
+    """
+
+    def __init__(self, spec: RunSpec, execution: Execution, model: PreTrainedModel):
+        self.spec, self.execution = spec, execution
+        self.rank, self.world = start_process_group()
+        _check_precision(spec.precision)
+        if spec.batch % self.world:
+            raise ConfigError(f"a batch of {spec.batch} sequences does not split over {self.world} ranks: use a divisor of {spec.batch}")
+        self.share = spec.batch // self.world
+        self.micro = largest_divisor(self.share, execution.micro_batch)
+        self.context = spec.model.context
+        self.device = torch.device(get_accelerator().current_device_name())
+        wrapped = OBJECTIVES[spec.objective](model)
+        opt = spec.optimiser
+        matrices = [p for p in wrapped.parameters() if p.requires_grad and p.ndim >= 2]
+        vectors = [p for p in wrapped.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": opt.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        # lr 0: ZeRO stage 0 takes a dummy step while it is built, and the real rate is set at every step anyway.
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=opt.betas, eps=opt.eps, fused=True)
+        config = {
+            "train_batch_size": spec.batch,
+            "train_micro_batch_size_per_gpu": self.micro,
+            "gradient_accumulation_steps": self.share // self.micro,
+            "gradient_clipping": opt.clip,
+            "zero_optimization": {"stage": execution.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "bf16": {"enabled": spec.precision == "bf16"},
+            "fp16": {"enabled": spec.precision == "fp16"},
+            "steps_per_print": 10**9,
+        }
+        self.deepspeed, *_ = deepspeed.initialize(model=wrapped, optimizer=optimizer, config=config)
+        self.compiled = execution.compile and execution.zero_stage < 3 and _can_compile()
+        if self.compiled:
+            self._compile()
+        state.reset_moments(self.deepspeed)
+
+    def _compile(self) -> None:
+        """Compile the forward and backward pass; a worker's earlier runs must not leave a trace in this one's bits."""
+        global _last_shape
+        shape = (self.spec.model, self.micro, self.spec.precision, self.spec.trainable, self.spec.objective, self.execution)
+        if shape != _last_shape:
+            torch._dynamo.reset()
+            _last_shape = shape
+        # Beyond the limit dynamo would go on uncompiled, slowly and with other roundings: better to fail.
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        self.deepspeed.compile(backend="inductor", compile_kwargs={"dynamic": False})
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The objective around the model, as DeepSpeed holds it."""
+        return self.deepspeed.module
+
+    def train_step(self, windows_of, lr: float) -> tuple[torch.Tensor, float]:
+        """One update; returns this rank's mean loss (a tensor, not synchronised) and the gradient norm before clipping.
+
+        Args:
+            windows_of: function (first, count) -> int64 windows [count, context + 1] of this step's global batch.
+            lr: learning rate of this update.
+        """
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = lr
+        self.deepspeed.train()
+        total = torch.zeros((), device=self.device)
+        for part in range(self.share // self.micro):
+            windows = torch.from_numpy(windows_of(self.rank * self.share + part * self.micro, self.micro)).to(self.device)
+            loss = self.deepspeed(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()).mean()
+            self.deepspeed.backward(loss)
+            self.deepspeed.step()
+            total += loss.detach()
+        norm = self.deepspeed.get_global_grad_norm()
+        return total / (self.share // self.micro), float(norm) if norm is not None else float("nan")
+
+    def mean_over_ranks(self, value: torch.Tensor) -> float:
+        """Average of a scalar over the ranks."""
+        if self.world > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.world
+        return float(value)
+
+    @torch.no_grad()
+    def evaluate(self, windows: np.ndarray) -> dict:
+        """Mean loss (nats a token) and accuracy over windows of shape [n, context + 1]; the last batch is padded, so that one shape serves all."""
+        self.deepspeed.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        starts = range(0, len(windows), self.micro)
+        for turn in range(-(-len(starts) // self.world)):
+            place = turn * self.world + self.rank
+            begin = starts[place] if place < len(starts) else starts[0]  # every rank makes the same number of calls (ZeRO 3)
+            batch = windows[begin : begin + self.micro]
+            real = len(batch) if place < len(starts) else 0
+            if len(batch) < self.micro:
+                batch = np.concatenate([batch, np.zeros((self.micro - len(batch), batch.shape[1]), batch.dtype)])
+            tokens = torch.from_numpy(batch).to(self.device)
+            losses, hits = self.deepspeed(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+            sums += torch.stack([losses[:real].double().sum(), hits[:real].double().sum()]).cpu()
+        if self.world > 1:
+            shared = sums.to(self.device)
+            dist.all_reduce(shared)
+            sums = shared.cpu()
+        count = len(windows) * self.context
+        return {"loss_nats": float(sums[0]) / count, "accuracy": float(sums[1]) / count, "predicted_tokens": count}
+
+    @torch.no_grad()
+    def generate(self, prompt: list[int], length: int, temperature: float, seed: int, stop: int) -> list[int]:
+        """Sample up to ``length`` tokens after ``prompt``, on the CPU's generator of its own; training is not disturbed."""
+        self.deepspeed.eval()
+        generator = torch.Generator().manual_seed(seed)
+        tokens = list(prompt)
+        for _ in range(length):
+            window = torch.tensor([tokens[-self.context :]], device=self.device)
+            logits = self.module.model(input_ids=window, use_cache=False).logits[0, -1].float().cpu()
+            token = int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
+            if token == stop:
+                break
+            tokens.append(token)
+        return tokens[len(prompt) :]
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the weights, in the precision of the run, as a folder that ``from_pretrained`` reads. A collective call on several ranks."""
+        stage3 = self.execution.zero_stage == 3
+        tensors, seen = {}, {}
+        for name, parameter in self.module.model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=stage3):
+                value = parameter.detach().to("cpu", copy=True).contiguous()
+            if id(parameter) not in seen:
+                tensors[name] = value
+            seen[id(parameter)] = name
+        if self.rank == 0:
+            config = self.module.model.config.to_dict() | {"dtype": str(DTYPES[self.spec.precision]).removeprefix("torch.")}
+            atomic_json(folder / "config.json", config)
+            atomic_write_with(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+
+    def save_state(self, path: Path) -> None:
+        """Write masters and moments. A collective call on several ranks."""
+        tensors = state.read_state(self.deepspeed)
+        if self.rank == 0:
+            atomic_write_with(path, lambda temporary: save_file(tensors, temporary))
+
+    def restore(self, path: Path, steps: int) -> None:
+        """Take masters and moments from a file of :meth:`save_state`, after ``steps`` updates."""
+        state.write_state(self.deepspeed, load_file(path), steps)
+
+    def carry_moments(self, path: Path, steps: int) -> None:
+        """Take only the Adam moments, those of another run after ``steps`` updates."""
+        tensors = load_file(path)
+        missing = [name for name in state.named_trainable(self.deepspeed) if f"exp_avg/{name}" not in tensors]
+        if missing:
+            raise TrainingError(f"the optimiser state to carry over, {path}, lacks {missing[:3]}: the upstream trained other parameters")
+        state.write_moments(self.deepspeed, tensors, steps)
+
+    def close(self) -> None:
+        """Free the engine; the next run of this process builds its own."""
+        self.deepspeed.destroy()
+        self.deepspeed = None
+
+
+def masters_into(model: PreTrainedModel, path: Path) -> None:
+    """Copy saved fp32 masters into a model about to be given to the engine, so that its rounded weights agree with them."""
+    tensors = load_file(path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if f"master/{name}" in tensors:
+                parameter.copy_(tensors[f"master/{name}"])

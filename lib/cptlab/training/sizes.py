@@ -1,0 +1,99 @@
+"""Shapes of models, their parameter counts and their floating-point operations, without torch.
+
+Counts of "size" differ between papers, so both are kept everywhere: ``non_embedding`` leaves out the input and output embeddings, ``total`` has all.
+"""
+
+import csv
+from importlib import resources
+
+from cptlab.errors import ConfigError
+from cptlab.runs.spec import ModelSpec, RunSpec
+
+# The laboratory's small ladder: the shape of arXiv 2407.02118 scaled down. Names are millions of non-embedding parameters.
+LADDER = {
+    "0.03M": dict(layers=2, width=32, heads=2, ffn=128),
+    "0.09M": dict(layers=3, width=48, heads=2, ffn=160),
+    "0.17M": dict(layers=4, width=64, heads=2, ffn=160),
+    "0.35M": dict(layers=4, width=96, heads=3, ffn=224),
+    "0.71M": dict(layers=4, width=128, heads=2, ffn=336),
+    "1.4M": dict(layers=6, width=160, heads=5, ffn=352),
+}
+
+# Pythia (arXiv 2304.01373, table 1): width, layers, heads; the feed-forward width is 4 x width.
+PYTHIA = {
+    "pythia-14m": (128, 6, 4),
+    "pythia-70m": (512, 6, 8),
+    "pythia-160m": (768, 12, 12),
+    "pythia-410m": (1024, 24, 16),
+    "pythia-1b": (2048, 16, 8),
+    "pythia-1.4b": (2048, 24, 16),
+    "pythia-2.8b": (2560, 32, 32),
+    "pythia-6.9b": (4096, 32, 32),
+    "pythia-12b": (5120, 36, 40),
+}
+
+
+def published_sizes() -> dict[str, dict]:
+    """The 42 shapes of arXiv 2407.02118 (table of model structures): published label in millions, such as ``49M``, to its shape."""
+    with resources.files("cptlab.training").joinpath("published_sizes.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(line for line in stream if not line.startswith("#")))
+    return {
+        f"{row['params_M']}M": dict(
+            layers=int(row["layers"]), width=int(row["hidden"]), heads=int(row["heads"]), ffn=int(row["intermediate"])
+        )
+        for row in rows
+    }
+
+
+def model_of(name: str, vocab: int, context: int, **changes) -> ModelSpec:
+    """Shape by name: a rung of the small ladder (``0.17M``), a published size of arXiv 2407.02118 (``49M``), or a Pythia model (``pythia-410m``).
+
+    Raises:
+        ConfigError: for an unknown name, or for a published shape that cannot be built (the 4016M row's 22 heads do
+            not divide its width of 2688); the message names the size.
+    """
+    if name in PYTHIA:
+        width, layers, heads = PYTHIA[name]
+        shape = dict(family="gpt-neox", layers=layers, width=width, heads=heads, kv_heads=heads, ffn=4 * width)
+    elif name in LADDER:
+        shape = LADDER[name]
+    else:
+        published = published_sizes()
+        if name not in published:
+            raise ConfigError(f"model size {name!r} is unknown: use one of {', '.join([*LADDER, *published, *PYTHIA])}")
+        shape = published[name]
+    try:
+        return ModelSpec(vocab=vocab, context=context, **(shape | changes))
+    except ConfigError as error:
+        raise ConfigError(f"model size {name}: {error}. Skip this size or override the field, for example model_of({name!r}, ..., heads=...)") from None
+
+
+def parameters(model: ModelSpec) -> dict[str, int]:
+    """Number of parameters: ``{"non_embedding", "total"}``. Equal to the built model's (tested)."""
+    if model.family == "hub":
+        raise ConfigError("the parameters of a hub model are known only once it is loaded")
+    h, f = model.width, model.ffn
+    if model.family == "llama":
+        kv = model.kv_heads * (h // model.heads)
+        layer = 2 * h * h + 2 * h * kv + 3 * h * f + 2 * h
+        body = model.layers * layer + h
+    else:
+        layer = 4 * h * h + 4 * h + 2 * h * f + f + h + 4 * h
+        body = model.layers * layer + 2 * h
+    return {"non_embedding": body, "total": body + (1 if model.tied else 2) * model.vocab * h}
+
+
+def flops_per_token(model: ModelSpec) -> float:
+    """Training floating-point operations a token (forward and backward).
+
+    6 x non-embedding parameters + 6 x output layer + 12 x layers x context x width for attention (Kaplan et al.,
+    arXiv 2001.08361, appendix; PaLM, arXiv 2204.02311, appendix B).
+    """
+    return 6.0 * (parameters(model)["non_embedding"] + model.vocab * model.width) + 12.0 * model.layers * model.context * model.width
+
+
+def run_flops(spec: RunSpec) -> float:
+    """Training FLOPs of a whole run; 0 for a hub model, whose shape is known only once it is loaded."""
+    return 0.0 if spec.model.family == "hub" else flops_per_token(spec.model) * spec.steps * spec.batch_tokens
+
+

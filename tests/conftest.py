@@ -1,0 +1,59 @@
+"""Shared fixtures. No test writes in the repository: runs and figures go to temporary folders."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _stores_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPTLAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("CPTLAB_FIGURES", str(tmp_path / "figures"))
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The real repository, to read."""
+    return REPOSITORY
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty repository of its own, with the default places below it."""
+    root = tmp_path / "lab"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "claims.yaml").write_text("[]\n")
+    for name in ("CPTLAB_RUNS", "CPTLAB_FIGURES", "CPTLAB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CPTLAB_ROOT", str(root))
+    return root
+
+
+@pytest.fixture
+def write_notebook() -> Callable[..., Path]:
+    """``write(path, (tags, source), ...)`` makes a notebook of code cells."""
+
+    def write(path: Path, *cells: tuple[str, str]) -> Path:
+        code = [
+            {
+                "cell_type": "code",
+                "id": f"cell-{number}",
+                "metadata": {"tags": tags.split()} if tags else {},
+                "execution_count": None,
+                "outputs": [],
+                "source": source.splitlines(keepends=True),
+            }
+            for number, (tags, source) in enumerate(cells)
+        ]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        path.write_text(json.dumps({"cells": code, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+        return path
+
+    return write

@@ -1,0 +1,210 @@
+"""The claims ledger: rules are parsed, not evaluated, and verdicts follow them."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cptlab import claims
+from cptlab.errors import ConfigError, StoreError
+from cptlab.statistics import Estimate
+
+LEDGER = """
+- id: C1.4
+  source: arXiv 2407.02118
+  statement: Continual pre-training saves 25-50 % of FLOPs.
+  notebook: 02_cpt_loss_curves
+  tests:
+    - quantity: savings
+      meaning: share of the FLOPs saved
+      reproduced: "low >= 0.25"
+      contradicted: "high < 0.25"
+    - quantity: crossing
+      meaning: size at which the sign turns
+      reproduced: "value > 1e5 and high < 1e6 or value < -1"
+      contradicted: "low > 2e6"
+  note: Sizes here are <1000 times smaller.
+- id: C1.1
+  source: arXiv 2407.02118
+  statement: Loss follows a power law.
+  notebook: 02_cpt_loss_curves
+  tests:
+    - {quantity: exponent, meaning: exponent, reproduced: low > 0, contradicted: high < 0}
+"""
+SAVED, CROSSED = Estimate(0.4, 0.3, 0.5, 9, 12), Estimate(3e5, 2e5, 5e5, 5, 12)
+
+
+@pytest.fixture(autouse=True)
+def ledger(tmp_path, monkeypatch):
+    monkeypatch.setenv("CPTLAB_ROOT", str(tmp_path))
+    monkeypatch.setenv("CPTLAB_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("CPTLAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "claims.yaml").write_text(LEDGER)
+    return tmp_path / "claims.yaml"
+
+
+def decide(savings=SAVED, crossing=CROSSED, profile="laptop", runs=("b", "a")):
+    return claims.decide("C1.4", {"savings": savings, "crossing": crossing}, profile, "02_cpt_loss_curves", runs)
+
+
+def test_load_keeps_order_and_parses_rules():
+    loaded = claims.load()
+    assert list(loaded) == ["C1.4", "C1.1"]
+    assert loaded["C1.4"].tests[1].reproduced.alternatives == ((("value", ">", 1e5), ("high", "<", 1e6)), (("value", "<", -1.0),))
+    assert loaded["C1.1"].note == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "low", "value", "high", "expected"),
+    [
+        ("low >= 0.25", 0.25, 1, 1, True),
+        ("low > .25", 0.25, 1, 1, False),
+        ("low > 0 and high < 1", 0.1, 0.5, 1.0, False),
+        ("value < 0 or low > 0 and high <= 1", 0.1, 0.5, 1.0, True),
+        ("value < 0 or low > 0 and high <= 1", -2, -1, 9, True),
+        ("high < 1e6", 0, 0, math.inf, False),
+        ("value > -1", 0, None, 0, False),
+        ("low < 1", math.nan, 0, math.nan, False),
+    ],
+)
+def test_conditions(rule, low, value, high, expected):
+    assert claims.Condition.parse(rule).holds(Estimate(value, low, high, 3)) is expected
+
+
+@pytest.mark.parametrize(
+    "rule", ["", "low", "low = 1", "mean > 1", "low >= 1 and", "1 < low", "low > 1 or or high < 2", "low > f(1)", "low > 1; 2", "low > nan"]
+)
+def test_bad_conditions_are_refused(rule):
+    with pytest.raises(ValueError, match="is not a comparison"):
+        claims.Condition.parse(rule)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("source"), r"claim C1\.4: field 'source' is missing"),
+        (lambda c: c.update(sauce="x"), r"claim C1\.4: unknown field 'sauce'; valid ones are id, source"),
+        (lambda c: c.update(id=1.4), r"claim 1\.4, field 'id'"),
+        (lambda c: c.update(tests=[]), r"claim C1\.4, field 'tests'"),
+        (lambda c: c.update(statement=""), r"field 'statement'"),
+        (lambda c: c["tests"][0].pop("meaning"), r"claim C1\.4, test 1: field 'meaning' is missing"),
+        (lambda c: c["tests"][1].update(reproduced="low => 1"), r"claim C1\.4, test 2, field 'reproduced': 'low => 1'"),
+        (lambda c: c["tests"][1].update(contradicted=3), r"test 2, field 'contradicted'"),
+        (lambda c: c["tests"][1].update(quantity="savings"), r"test 2, field 'quantity': 'savings' has a test already"),
+        (lambda c: c.update(id="C1.1"), r"two claims have the id 'C1\.1'"),
+    ],
+)
+def test_a_bad_ledger_names_claim_and_field(ledger, change, message):
+    entries = yaml.safe_load(LEDGER)
+    change(entries[0])
+    ledger.write_text(yaml.safe_dump(entries))
+    with pytest.raises(ConfigError, match=message):
+        claims.load()
+
+
+def test_missing_and_broken_files(ledger):
+    ledger.write_text("- id: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        claims.load()
+    ledger.write_text("C1: x")
+    with pytest.raises(ConfigError, match="list of claims"):
+        claims.load()
+    ledger.unlink()
+    with pytest.raises(ConfigError, match="CPTLAB_ROOT"):
+        claims.load()
+
+
+def test_verdicts():
+    assert decide().outcome == "reproduced"
+    wide = decide(savings=Estimate(0.3, 0.1, 0.5, 3, 2))
+    assert wide.outcome == "inconclusive" and wide.outcomes == {"savings": "inconclusive", "crossing": "reproduced"}
+    assert decide(savings=Estimate(0.1, 0.0, 0.2, 3, 2)).outcome == "contradicted at this scale"
+    assert decide(crossing=Estimate(None, math.nan, math.nan, 5)).outcome == "inconclusive"
+    assert decide(savings=Estimate(0.3, 0.1, 0.5, 3), crossing=Estimate(9e6, 3e6, math.inf, 3)).outcome == "contradicted at this scale"
+    assert decide().runs == ("a", "b")
+
+
+def test_decide_refuses_what_does_not_fit():
+    with pytest.raises(ConfigError, match=r"no claim 'C9'.*C1\.4, C1\.1"):
+        claims.decide("C9", {}, "laptop", "02_cpt_loss_curves")
+    with pytest.raises(ConfigError, match="decided in notebook '02_cpt_loss_curves'"):
+        claims.decide("C1.1", {"exponent": SAVED}, "laptop", "03")
+    with pytest.raises(ConfigError, match="'crossing' is missing.*need savings, crossing"):
+        claims.decide("C1.4", {"savings": SAVED}, "laptop", "02_cpt_loss_curves")
+    with pytest.raises(ConfigError, match="'x' is not in the ledger"):
+        claims.decide("C1.1", {"exponent": SAVED, "x": SAVED}, "laptop", "02_cpt_loss_curves")
+    with pytest.raises(ConfigError, match="Estimate, got float"):
+        claims.decide("C1.1", {"exponent": 0.3}, "laptop", "02_cpt_loss_curves")
+    with pytest.raises(ConfigError, match="meets both of its rules"):
+        claims.decide("C1.1", {"exponent": Estimate(0, 1, -1, 2)}, "laptop", "02_cpt_loss_curves")
+
+
+def test_card_shows_everything_and_escapes():
+    shown = claims.card(decide(savings=Estimate(0.3, 0.1, 0.5, 3, 2)))
+    parts = [
+        "C1.4",
+        "inconclusive",
+        "saves 25-50 %",
+        "0.3 [0.1, 0.5] (n = 3)",
+        "2 runs",
+        "cptlab figures 02",
+        "profile laptop",
+        "1000 times",
+    ]
+    for text in (shown._repr_html_(), shown._repr_markdown_(), repr(shown)):
+        assert [part for part in parts if part not in text] == []
+    assert "&lt;1000" in shown._repr_html_() and "low &gt;= 0.25" in shown._repr_html_()
+    assert "low >= 0.25" in shown._repr_markdown_()
+    assert decide(profile="smoke").command == "cptlab figures 02 --profile smoke"
+
+
+def test_save_merges_and_repeats_to_the_byte(tmp_path):
+    path = tmp_path / "figures" / "claims.json"
+    assert claims.saved() == {}
+    claims.save([decide(crossing=Estimate(None, math.nan, math.inf, 5))])
+    entry = json.loads(path.read_text())["C1.4"]
+    assert entry["quantities"]["crossing"] == {"value": None, "low": None, "high": "inf", "n": 5, "dof": None, "verdict": "inconclusive"}
+    assert entry["quantities"]["savings"]["low"] == 0.3 and entry["runs"] == ["a", "b"]
+    assert (entry["verdict"], entry["profile"], entry["notebook"]) == ("inconclusive", "laptop", "02_cpt_loss_curves")
+    other = claims.decide("C1.1", {"exponent": SAVED}, "laptop", "02_cpt_loss_curves")
+    claims.save([other])
+    first = path.read_bytes()
+    assert list(json.loads(first)) == ["C1.1", "C1.4"]
+    claims.save([other])
+    assert path.read_bytes() == first
+    assert [file.name for file in path.parent.iterdir()] == ["claims.json"]
+
+
+def test_notebooks_that_save_at_once_lose_nothing(ledger):
+    entries = yaml.safe_load(LEDGER)
+    ledger.write_text(yaml.safe_dump([entries[1] | {"id": f"X{number}"} for number in range(12)]))
+    verdicts = [claims.decide(f"X{number}", {"exponent": SAVED}, "laptop", "02_cpt_loss_curves") for number in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda verdict: claims.save([verdict]), verdicts))
+    assert len(claims.saved()) == 12
+
+
+def test_a_claim_that_left_the_ledger_leaves_the_verdicts(ledger):
+    claims.save([decide()])
+    ledger.write_text(yaml.safe_dump(yaml.safe_load(LEDGER)[1:]))
+    claims.save([])
+    assert claims.saved() == {}
+
+
+def test_torn_verdicts_are_named(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "claims.json").write_text('{"C1')
+    with pytest.raises(StoreError, match=r"claims\.json cannot be read.*cptlab figures"):
+        claims.saved()
+
+
+OWN = Path(__file__).parents[1] / "claims.yaml"
+
+
+@pytest.mark.skipif(not OWN.exists(), reason="no ledger in this tree")
+def test_the_repository_ledger_is_valid():
+    for claim in claims.load(OWN).values():
+        assert (OWN.parent / "notebooks" / f"{claim.notebook}.ipynb").exists(), claim.id
