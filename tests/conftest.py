@@ -57,3 +57,36 @@ def write_notebook() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text and cache of the tiny corpus, shared by the tests that train."""
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture
+def recipe(tiny_home: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tiny corpus, built once a session."""
+    from tiny import make_recipe
+
+    monkeypatch.setenv("CPTLAB_CACHE", str(tiny_home / "cache"))
+    return make_recipe(tiny_home)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    """An empty store."""
+    from cptlab.runs.store import Store
+
+    return Store(tmp_path / "runs")
+
+
+@pytest.fixture
+def torch_once():
+    """torch on one thread, for tests that train in this process."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(before)

@@ -53,12 +53,14 @@ def _trainer(spec: RunSpec, seeds: list[int], compiled: bool) -> float:
         # Both attention implementations were tried: the library's default (sdpa) is the faster one here for Trainer uncompiled.
         model = build_model(spec, Execution(attention="eager" if compiled else "sdpa"))
         sampler = Sampler({"en": corpus.tokens("en")}, dict(spec.mixture), spec.model.context, spec.batch, seed)
-        rows = [{"input_ids": torch.from_numpy(w[:-1]), "labels": torch.from_numpy(w[:-1])} for s in range(spec.steps) for w in sampler.windows_of(s)]
+        windows = [torch.from_numpy(window[:-1]) for step in range(spec.steps) for window in sampler.windows_of(step)]
+        rows = [{"input_ids": window, "labels": window} for window in windows]
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 output_dir=folder, per_device_train_batch_size=spec.batch, max_steps=spec.steps, learning_rate=spec.schedule.max_lr,
-                lr_scheduler_type="cosine", warmup_steps=round(0.05 * spec.steps), weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, bf16=True, use_cpu=True,
-                torch_compile=compiled, optim="adamw_torch_fused", save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
+                lr_scheduler_type="cosine", warmup_steps=round(0.05 * spec.steps), weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0,
+                bf16=True, use_cpu=True, torch_compile=compiled, optim="adamw_torch_fused", save_strategy="no", logging_strategy="no",
+                report_to=[], disable_tqdm=True, seed=seed,
             )  # fmt: skip
             trainer = Trainer(model=model, args=arguments, train_dataset=rows)
             started = time.perf_counter()
@@ -71,8 +73,9 @@ def train_bench(steps: int = 80, rounds: int = 2) -> dict:
     """Time a sweep of four small laptop runs through DeepSpeed against ``transformers.Trainer`` (bf16, both cores, ``torch_compile`` off
     and on), the same four runs one after another; interleaved, both warm, imports and first compilation left out of both.
 
-    Returns a dictionary with ``speedup`` (best baseline seconds over our seconds, medians over the rounds), ``utilisation`` (of the bf16 matrix-product rate measured in
-    the worker's own process), ``tokens_per_s`` of both, ``served_ms`` of a cached run and ``fixed_cost_s`` of a run in a warm worker.
+    Returns a dictionary with ``speedup`` (best baseline seconds over our seconds, medians over the rounds), ``utilisation`` (of the bf16
+    matrix-product rate measured in the worker's own process), ``tokens_per_s`` of both, ``served_ms`` of a cached run and
+    ``fixed_cost_s`` of a run in a warm worker.
     """
     study = _study()
     execution = study.execution
@@ -81,7 +84,8 @@ def train_bench(steps: int = 80, rounds: int = 2) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         pool = local_pool(execution)
         baselines = {
-            name: ProcessPoolExecutor(1, mp_context=context, initializer=initialise, initargs=(execution.workers,)) for name in ("trainer", "trainer_compiled")
+            name: ProcessPoolExecutor(1, mp_context=context, initializer=initialise, initargs=(execution.workers,))
+            for name in ("trainer", "trainer_compiled")
         }
         try:
             warm = Store(Path(folder) / "warm")
@@ -98,7 +102,8 @@ def train_bench(steps: int = 80, rounds: int = 2) -> dict:
                 for name, executor in baselines.items():
                     times[name].append(executor.submit(_trainer, spec, list(range(RUNS)), name == "trainer_compiled").result())
             utilisation = [store.record(r.id)["summary"]["utilisation"] for r in requests]
-            fixed = _fixed_cost(Store(Path(folder) / "fixed"), execution, pool, statistics.median(times["cptlab"]) / RUNS * execution.workers / steps)
+            step_seconds = statistics.median(times["cptlab"]) / RUNS * execution.workers / steps
+            fixed = _fixed_cost(Store(Path(folder) / "fixed"), execution, pool, step_seconds)
             served = _served(requests[0], store, execution)
         finally:
             for executor in (pool, *baselines.values()):

@@ -48,7 +48,8 @@ def load_profile(name: str) -> dict:
     except yaml.YAMLError as error:
         raise ConfigError(f"profile {name} is not valid YAML: {error}") from None
     if not isinstance(profile, dict) or set(profile) - PROFILE_KEYS or not {"execution", "frame", "notebooks"} <= set(profile):
-        raise ConfigError(f"profile {name} has the sections {sorted(profile) if isinstance(profile, dict) else None}: expected {sorted(PROFILE_KEYS)}")
+        found = sorted(map(str, profile)) if isinstance(profile, dict) else None
+        raise ConfigError(f"profile {name} has the sections {found}: expected {sorted(PROFILE_KEYS)}")
     if set(profile["frame"]) != FRAME_KEYS:
         raise ConfigError(f"profile {name}: frame has {sorted(profile['frame'])}, expected {sorted(FRAME_KEYS)}")
     return profile

@@ -130,9 +130,9 @@ class Grid:
             found = (status or {}).get(run_id) or self.store.status(run_id)
             size = {} if spec.model.family == "hub" else parameters(spec.model)
             row = {"id": run_id, "status": found} | labels | {"tokens": spec.steps * spec.batch_tokens, "flops": run_flops(spec)} | size
-            record = self.store.record(run_id) if found in ("done", "failed") else None
+            record = self.store.record(run_id) if self.store.status(run_id) in ("done", "failed") else {}
             if found != "done":
-                failures.append({"id": run_id, "status": found} | labels | {"error": (record or {}).get("error", {}).get("message") if record else None})
+                failures.append({"id": run_id, "status": found} | labels | {"error": (record.get("error") or {}).get("message")})
             else:
                 records.append(record)
                 summary = record["summary"]

@@ -101,7 +101,7 @@ def missing(store: Store, request: Request) -> Missing:
     """Compare a request with the store; reads files only (a few milliseconds)."""
     run_id = request.id
     status = store.status(run_id)
-    if status == "failed":
+    if status in ("failed", "running") and (store.path(run_id) / "run.json").exists():  # "running" also while we hold its lock ourselves
         error = store.record(run_id)["error"] or {}
         if error.get("type") in FINAL_ERRORS:
             return Missing((), False, (), (), False, False)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from cptlab.errors import CptlabError
 from cptlab.runs.request import Request, missing
 from cptlab.runs.store import Store
 from cptlab.runs.worker import describe, initialise, work
@@ -97,6 +96,14 @@ def train(
     weights = chain_flops(todo)
     # Longest chain first fills the cores to the end; equal shapes side by side save compilations.
     order = sorted(todo, key=lambda run_id: (-weights[run_id], repr(todo[run_id].spec.model), run_id))
+    # An upstream that diverged in an earlier sweep is not tried again, and what needs its weights is skipped again.
+    hopeless = {
+        run_id
+        for run_id, request in todo.items()
+        if missing(store, request).train
+        for spec, step in request.spec.runs_upstream()
+        if spec.id not in todo and store.checkpoint(spec.id, step) is None
+    }
     status: dict[str, str] = {}
     tries = dict.fromkeys(todo, 0)
     running: dict[Future, str] = {}
@@ -110,7 +117,7 @@ def train(
                 if run_id in status or run_id in running.values():
                     continue
                 ups = [spec.id for spec, _ in todo[run_id].spec.runs_upstream() if spec.id in todo]
-                if any(status.get(up) in ("failed", "skipped") for up in ups):
+                if run_id in hopeless or any(status.get(up) in ("failed", "skipped") for up in ups):
                     status[run_id] = "skipped"
                 elif all(status.get(up) == "done" for up in ups):
                     running[pool.submit(work, todo[run_id], store.root.resolve(), execution)] = run_id
@@ -123,9 +130,9 @@ def train(
                 except BrokenProcessPool:
                     broken = True
                     _worker_died(store, todo[run_id], tries, status)
-                except CptlabError as error:
+                except Exception as error:  # work that leaves no record, such as a measurement that fails: the sweep goes on
                     status[run_id] = "failed"
-                    warnings.warn(f"run {describe(todo[run_id])}: {error}", stacklevel=2)
+                    warnings.warn(f"run {describe(todo[run_id])}: {type(error).__name__}: {error}", stacklevel=2)
             if broken:
                 for future, run_id in running.items():
                     future.cancel()

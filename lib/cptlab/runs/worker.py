@@ -60,7 +60,7 @@ def work(request: Request, root: Path, execution) -> str:
     store = Store(root)
     with store.lock(request.id) as lock:
         if not missing(store, request):
-            return store.status(request.id)
+            return _ended(store, request.id)
         if execution.ranks > 1:
             return launch(request, store, execution)
         from cptlab.training.trainer import perform
@@ -76,6 +76,7 @@ def launch(request: Request, store: Store, execution) -> str:
     from cptlab.errors import TrainingError
     from cptlab.training.trainer import failed_record
 
+    before = _record_time(store, request.id)
     with tempfile.TemporaryDirectory(prefix="cptlab-launch-", dir=_shared_folder(store)) as folder:
         task = Path(folder) / "task.pickle"
         task.write_bytes(pickle.dumps((request, store.root.resolve(), execution)))
@@ -84,10 +85,23 @@ def launch(request: Request, store: Store, execution) -> str:
             command = [sys.executable, "-m", "deepspeed.launcher.runner", *shlex.split(execution.launcher)]
         command += ["--module", "cptlab.training.launch", str(task)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode and store.status(request.id) not in ("done", "failed"):
+        # A failed record that was there before is another attempt's: what counts is whether the ranks wrote one now.
+        ended = _record_time(store, request.id) != before or (not done.returncode and not missing(store, request))
+    if not ended and _ended(store, request.id) != "done":
         tail = (done.stderr or done.stdout)[-1500:]
-        store.write_record(request.id, failed_record(request, TrainingError.__name__, f"the launcher ended with code {done.returncode}: {tail}", None))
-    return store.status(request.id)
+        message = f"the launcher ended with code {done.returncode}: {tail}"
+        store.write_record(request.id, failed_record(request, TrainingError.__name__, message, None))
+    return _ended(store, request.id)
+
+
+def _record_time(store: Store, run_id: str) -> int:
+    path = store.path(run_id) / "run.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _ended(store: Store, run_id: str) -> str:
+    """How the run's record says it ended; ``missing`` without one. (Its status is ``running`` for as long as we hold the lock.)"""
+    return store.record(run_id)["status"] if _record_time(store, run_id) else "missing"
 
 
 def _shared_folder(store: Store) -> Path:

@@ -31,7 +31,7 @@ def start_process_group() -> tuple[int, int]:
     """Join the process group, making one of a single member where no launcher did; returns (rank, world size)."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if not dist.is_initialized():
-        if "WORLD_SIZE" not in os.environ:  # alone: meet through a file, so that no port can be taken
+        if "MASTER_ADDR" not in os.environ:  # no launcher started us: meet through a file, so that no port can be taken
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
             meeting = Path(tempfile.mkdtemp(prefix="cptlab-")) / "meeting"
             dist.init_process_group(
@@ -114,6 +114,7 @@ class Engine:
         self.compiled = execution.compile and execution.zero_stage < 3 and _can_compile()
         if self.compiled:
             self._compile()
+        self.plain = execution.zero_stage == 0 and spec.precision == "fp32"
         state.reset_moments(self.deepspeed)
 
     def _compile(self) -> None:
@@ -142,14 +143,16 @@ class Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
         self.deepspeed.train()
-        total = torch.zeros((), device=self.device)
+        total, norm = torch.zeros((), device=self.device), None
         for part in range(self.share // self.micro):
             windows = torch.from_numpy(windows_of(self.rank * self.share + part * self.micro, self.micro)).to(self.device)
             loss = self.deepspeed(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()).mean()
             self.deepspeed.backward(loss)
+            if self.plain:  # DeepSpeed gives no norm where it wraps no optimiser
+                norm = torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
             self.deepspeed.step()
             total += loss.detach()
-        norm = self.deepspeed.get_global_grad_norm()
+        norm = norm if self.plain else self.deepspeed.get_global_grad_norm()
         return total / (self.share // self.micro), float(norm) if norm is not None else float("nan")
 
     def mean_over_ranks(self, value: torch.Tensor) -> float:
@@ -162,7 +165,10 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self, windows: np.ndarray) -> dict:
-        """Mean loss (nats a token) and accuracy over windows of shape [n, context + 1]; the last batch is padded, so that one shape serves all."""
+        """Mean loss (nats a token) and accuracy over windows of shape [n, context + 1].
+
+        The last batch is padded, so that one shape serves all.
+        """
         self.deepspeed.eval()
         sums = torch.zeros(2, dtype=torch.float64)
         starts = range(0, len(windows), self.micro)
@@ -185,21 +191,27 @@ class Engine:
 
     @torch.no_grad()
     def generate(self, prompt: list[int], length: int, temperature: float, seed: int, stop: int) -> list[int]:
-        """Sample up to ``length`` tokens after ``prompt``, on the CPU's generator of its own; training is not disturbed."""
+        """Sample up to ``length`` tokens after ``prompt``, with a CPU generator of its own; training is not disturbed.
+
+        ``temperature`` 0 takes the most likely token each time; an empty prompt begins a document.
+        """
         self.deepspeed.eval()
         generator = torch.Generator().manual_seed(seed)
-        tokens = list(prompt)
+        tokens = list(prompt) or [stop]
         for _ in range(length):
             window = torch.tensor([tokens[-self.context :]], device=self.device)
             logits = self.module.model(input_ids=window, use_cache=False).logits[0, -1].float().cpu()
-            token = int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
+            if temperature > 0:
+                token = int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
+            else:
+                token = int(logits.argmax())
             if token == stop:
                 break
             tokens.append(token)
-        return tokens[len(prompt) :]
+        return tokens[len(prompt) or 1 :]
 
     def save_weights(self, folder: Path) -> None:
-        """Write the weights, in the precision of the run, as a folder that ``from_pretrained`` reads. A collective call on several ranks."""
+        """Write the weights, in the run's precision, as a folder that ``from_pretrained`` reads. A collective call on several ranks."""
         stage3 = self.execution.zero_stage == 3
         tensors, seen = {}, {}
         for name, parameter in self.module.model.named_parameters():

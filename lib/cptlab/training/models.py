@@ -76,12 +76,14 @@ def load_weights(model: PreTrainedModel, path: Path) -> None:
     tensors = load_file(path)
     own = dict(model.named_parameters())
     if set(own) != set(tensors):
-        raise TrainingError(f"{path} does not fit the model: names that differ are {sorted(set(own) ^ set(tensors))[:4]}; is it of the same shape?")
+        differing = sorted(set(own) ^ set(tensors))[:4]
+        raise TrainingError(f"{path} does not fit the model: names that differ are {differing}; is it of the same shape?")
     with torch.no_grad():
         for name, parameter in own.items():
             if parameter.shape != tensors[name].shape:
                 raise TrainingError(
-                    f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model {tuple(parameter.shape)}; start from a run of the same shape"
+                    f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model {tuple(parameter.shape)}; "
+                    "start from a run of the same shape"
                 )
             parameter.copy_(tensors[name])
 
@@ -91,7 +93,8 @@ def freeze(model: PreTrainedModel, trainable: tuple[str, ...]) -> None:
     names = [name for name, _ in model.named_parameters()]
     unmatched = [pattern for pattern in trainable if not fnmatch.filter(names, pattern)]
     if unmatched or not trainable:
-        raise ConfigError(f"trainable patterns {unmatched or '()'} match no parameter; the names are like {', '.join(names[:3])} ... {names[-1]}")
+        known = f"{', '.join(names[:3])} ... {names[-1]}"
+        raise ConfigError(f"trainable patterns {unmatched or '()'} match no parameter; the names are like {known}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in trainable))
 

@@ -1,7 +1,7 @@
 """Which sequences a step trains on: a pure function of the run's seed and the step.
 
-Sequence number ``i`` of a run is drawn from a source by the mixture's weights and takes that source's next window of ``context + 1`` tokens in
-an order shuffled anew each epoch. Nothing depends on how many processes train, on where a run was interrupted or on its
+Sequence number ``i`` of a run is drawn from a source by the mixture's weights and takes that source's next window of ``context + 1``
+tokens in an order shuffled anew each epoch. Nothing depends on how many processes train, on where a run was interrupted or on its
 total length: a longer run begins with the same sequences.
 """
 

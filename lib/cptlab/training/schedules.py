@@ -9,7 +9,8 @@ def learning_rate(spec: RunSpec, step: int) -> float:
     """Learning rate of update ``step`` (0-based: the update that makes ``step + 1`` steps done).
 
     Warm-up rises linearly from ``start_ratio * max_lr`` and reaches ``max_lr`` with its last update. ``cosine`` and ``linear`` then reach
-    ``min_ratio * max_lr`` at the last update of the horizon; ``wsd`` (MiniCPM, arXiv 2404.06395) holds ``max_lr`` and falls linearly over the last ``decay`` fraction.
+    ``min_ratio * max_lr`` at the last update of the horizon; ``wsd`` (MiniCPM, arXiv 2404.06395) holds ``max_lr`` and falls linearly over
+    the last ``decay`` fraction.
     """
     schedule, total = spec.schedule, spec.steps
     if schedule.horizon_tokens is not None and schedule.kind in ("linear", "cosine"):

@@ -1,6 +1,7 @@
 """Shapes of models, their parameter counts and their floating-point operations, without torch.
 
-Counts of "size" differ between papers, so both are kept everywhere: ``non_embedding`` leaves out the input and output embeddings, ``total`` has all.
+Counts of "size" differ between papers, so both are kept everywhere: ``non_embedding`` leaves out the input and output embeddings,
+``total`` has all.
 """
 
 import csv
@@ -46,7 +47,7 @@ def published_sizes() -> dict[str, dict]:
 
 
 def model_of(name: str, vocab: int, context: int, **changes) -> ModelSpec:
-    """Shape by name: a rung of the small ladder (``0.17M``), a published size of arXiv 2407.02118 (``49M``), or a Pythia model (``pythia-410m``).
+    """Shape by name: a rung of the small ladder (``0.17M``), a published size of arXiv 2407.02118 (``49M``) or a Pythia model.
 
     Raises:
         ConfigError: for an unknown name, or for a published shape that cannot be built (the 4016M row's 22 heads do
@@ -65,7 +66,8 @@ def model_of(name: str, vocab: int, context: int, **changes) -> ModelSpec:
     try:
         return ModelSpec(vocab=vocab, context=context, **(shape | changes))
     except ConfigError as error:
-        raise ConfigError(f"model size {name}: {error}. Skip this size or override the field, for example model_of({name!r}, ..., heads=...)") from None
+        remedy = f"skip this size or override the field, for example model_of({name!r}, ..., heads=...)"
+        raise ConfigError(f"model size {name}: {error}; {remedy}") from None
 
 
 def parameters(model: ModelSpec) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """The full training state as named tensors, whatever the ZeRO stage and the number of ranks.
 
-DeepSpeed's own checkpoints are pickles bound to a world size; the state here is one safetensors file of fp32 master weights and Adam moments a
-parameter, so that it can be hashed, read without unpickling, resumed on another machine and handed to another run (``optimiser.state = "carry"``).
+DeepSpeed's own checkpoints are pickles bound to a world size; the state here is one safetensors file of fp32 master weights and Adam
+moments a parameter, so that it can be hashed, read without unpickling, resumed on another machine and handed to another run
+(``optimiser.state = "carry"``).
 """
 
 import torch
@@ -32,8 +33,8 @@ def _masters(engine) -> dict[int, torch.Tensor] | None:
 def reset_moments(engine, steps: int = 0) -> None:
     """Empty Adam moments for every parameter and set its step count.
 
-    Called before the first step, too: it undoes the dummy step of ZeRO stage 0, and stages 1 and 2 link their parameters to the moments once, after
-    the first group's first step, when those of a second group would not exist yet.
+    Called before the first step, too: it undoes the dummy step of ZeRO stage 0, and stages 1 and 2 link their parameters to the moments
+    once, after the first group's first step, when those of a second group would not exist yet.
     """
     base = _base_optimizer(engine)
     if hasattr(engine.optimizer, "fp32_partitioned_groups_flat"):  # stage 3 lends its flat groups to Adam one at a time

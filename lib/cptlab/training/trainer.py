@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from cptlab.runs.spec import RECIPE_VERSION, RunSpec
 from cptlab.runs.store import Store
 from cptlab.training.engine import Engine, masters_into, start_process_group
 from cptlab.training.execution import Execution
-from cptlab.training.models import build_model
+from cptlab.training.models import build_model, load_weights
 from cptlab.training.rates import matmul_rate
 from cptlab.training.sampler import Sampler
 from cptlab.training.schedules import learning_rate
@@ -110,9 +111,9 @@ class Run:
         self.engine.save_state(path)
         if self.lead:
             meta = {
-                "step": self.step, "optimizer_steps": self._optimizer_steps(), "seconds": self._elapsed(), "train_seconds": self.train_seconds,
-                "timed_steps": self.timed_steps, "curve": self.curve, "measurements": self.measured, "samples": self.samples,
-                "file": path.name, "sha256": sha256_file(path), "asked": self._asked(),
+                "step": self.step, "optimizer_steps": self._optimizer_steps(), "seconds": self._elapsed(),
+                "train_seconds": self.train_seconds, "timed_steps": self.timed_steps, "curve": self.curve,
+                "measurements": self.measured, "samples": self.samples, "file": path.name, "sha256": sha256_file(path), "asked": self._asked(),
             }  # fmt: skip
             atomic_json(folder / "resume.json", meta)
             for old in folder.glob("state-*.safetensors"):
@@ -149,7 +150,8 @@ class Run:
                         f"run {spec.id}: the training loss is {mean}, the gradient norm {norm} at step {self.step} of {spec.steps} "
                         f"(learning rate {lr:.3g}): lower schedule.max_lr or lengthen the warm-up"
                     )
-                self.curve.append({"step": self.step, "tokens": self.step * spec.batch_tokens, "lr": lr, "loss_nats": mean, "grad_norm": norm})
+                row = {"step": self.step, "tokens": self.step * spec.batch_tokens, "lr": lr, "loss_nats": mean, "grad_norm": norm}
+                self.curve.append(row)
                 total, count = None, 0
             if self.step > 2:  # the first steps compile
                 self.train_seconds += time.perf_counter() - started
@@ -163,7 +165,9 @@ class Run:
         """The steps to reach: all of them, or fewer when a finished run is only replayed for an early checkpoint."""
         if self.wanted.record:
             return {self.spec.steps}
-        return {self.spec.steps if self.wanted.samples else 0, *self.wanted.checkpoints, *self.wanted.states, *(s for s, _ in self.wanted.measurements)}
+        wanted = self.wanted
+        measured = (step for step, _ in wanted.measurements)
+        return {self.spec.steps if wanted.samples else 0, *wanted.checkpoints, *wanted.states, *measured}
 
     def _visit(self) -> None:
         """Measure and keep what is asked for at this step."""
@@ -172,8 +176,7 @@ class Run:
             for name, windows in self.sets.items():
                 row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
                 self.measured.append(row | self.engine.evaluate(windows))
-            if self.request.prompts and self.execution.zero_stage < 3:
-                self.samples += [self._sample(prompt) for prompt in self.request.prompts]
+            self.samples += [self._sample(prompt) for prompt in self.request.prompts]
         if step in self.request.keep or step == self.spec.steps or step in self.request.keep_state:
             folder = self.store.checkpoint_dir(self.spec.id, step)
             self.engine.save_weights(folder)
@@ -183,7 +186,8 @@ class Run:
     def _sample(self, prompt) -> dict:
         tokenizer = self.corpus.tokenizer
         tokens = self.engine.generate(tokenizer.encode(prompt.text).ids, prompt.length, prompt.temperature, prompt.seed, self.corpus.eot)
-        return {"step": self.step, "prompt": prompt.text, "text": tokenizer.decode(tokens), "seed": prompt.seed, "temperature": prompt.temperature}
+        asked = {"prompt": prompt.text, "seed": prompt.seed, "temperature": prompt.temperature}
+        return {"step": self.step, "text": tokenizer.decode(tokens)} | asked
 
     def _note(self) -> None:
         now = time.perf_counter()
@@ -191,8 +195,11 @@ class Run:
             self.last_note = now
             rate = self.timed_steps * self.spec.batch_tokens / self.train_seconds if self.train_seconds else 0.0
             loss = self.curve[-1]["loss_nats"] if self.curve else None
-            note = {"step": self.step, "steps": self.spec.steps, "tokens": self.step * self.spec.batch_tokens, "loss_nats": loss, "tokens_per_s": rate}
-            self.store.write_progress(self.spec.id, note | {"time": time.time(), "measured": self.measured[-8:]})
+            note = {
+                "step": self.step, "steps": self.spec.steps, "tokens": self.step * self.spec.batch_tokens, "loss_nats": loss,
+                "tokens_per_s": rate, "time": time.time(), "measured": self.measured[-8:],
+            }  # fmt: skip
+            self.store.write_progress(self.spec.id, note)
             if self.lock is not None:
                 self.lock.heartbeat()
 
@@ -208,8 +215,8 @@ class Run:
             store.add_samples(run_id, self.samples)
         if self.wanted.record:
             store.write_curve(run_id, self.curve)
-            store.write_record(run_id, base_record(self.request) | {"status": "done", "error": None, "summary": self._summary(),
-                                                                     "checkpoints": self._checkpoints(), "provenance": self._provenance()})  # fmt: skip
+            ended = {"status": "done", "error": None, "summary": self._summary(), "checkpoints": self._checkpoints()}
+            store.write_record(run_id, base_record(self.request) | ended | {"provenance": self._provenance()})
         else:
             self._compare_checkpoints()
         store.clear_state(run_id)
@@ -220,9 +227,9 @@ class Run:
         rate = self.timed_steps * spec.batch_tokens / self.train_seconds if self.train_seconds else 0.0
         peak = matmul_rate(spec.precision, str(self.engine.device)) * self.world
         return {
-            "steps": spec.steps, "tokens": spec.steps * spec.batch_tokens, "epochs": self.sampler.epochs(spec.steps), "parameters": self.parameters,
-            "flops": per_token * spec.steps * spec.batch_tokens, "seconds": round(self._elapsed(), 2), "tokens_per_s": round(rate, 1),
-            "utilisation": round(rate * per_token / peak, 4), "matmul_flops_per_s": round(peak),
+            "steps": spec.steps, "tokens": spec.steps * spec.batch_tokens, "epochs": self.sampler.epochs(spec.steps),
+            "parameters": self.parameters, "flops": per_token * spec.steps * spec.batch_tokens,
+            "seconds": round(self._elapsed(), 2), "tokens_per_s": round(rate, 1), "utilisation": round(rate * per_token / peak, 4), "matmul_flops_per_s": round(peak),
         }  # fmt: skip
 
     def _checkpoints(self) -> dict:
@@ -238,11 +245,10 @@ class Run:
         for step, entry in self._checkpoints().items():
             known = record["checkpoints"].setdefault(step, entry)
             if known["sha256"] != entry["sha256"]:
-                import warnings
-
                 warnings.warn(
-                    f"run {self.spec.id}: the weights of step {step}, trained again here, differ from the recorded ones (sha256 {entry['sha256'][:12]}, "
-                    f"recorded {known['sha256'][:12]}): another processor or library version rounds differently; runs that start from them may differ a little",
+                    f"run {self.spec.id}: the weights of step {step}, trained again here, differ from the recorded ones "
+                    f"(sha256 {entry['sha256'][:12]}, recorded {known['sha256'][:12]}): another processor or library version rounds "
+                    "differently; runs that start from them may differ a little",
                     stacklevel=2,
                 )
         self.store.write_record(self.spec.id, record)
@@ -250,7 +256,8 @@ class Run:
     def _provenance(self) -> dict:
         from cptlab.runs.provenance import collect
 
-        execution = {name: getattr(self.execution, name) for name in ("threads", "ranks", "zero_stage", "attention", "activation_checkpointing")}
+        names = ("threads", "ranks", "zero_stage", "attention", "activation_checkpointing")
+        execution = {name: getattr(self.execution, name) for name in names}
         execution |= {"compile": self.engine.compiled, "micro_batch": self.engine.micro, "device": str(self.engine.device), "bf16": "cast"}
         upstreams = {}
         for name, up in self.spec.upstreams.items():
@@ -296,7 +303,8 @@ def perform(request: Request, store: Store, execution: Execution, lock=None) -> 
             run.train()
             run.finish()
         except Exception as error:  # a run that fails is a record; the sweep goes on
-            if not wanted.record or (dist.is_initialized() and dist.get_rank() != 0):
+            others = lock is not None and not lock.is_ours()  # another owner took the run over: the record is its to write
+            if others or not wanted.record or (dist.is_initialized() and dist.get_rank() != 0):
                 raise
             store.write_record(request.id, failed_record(request, type(error).__name__, str(error)[:2000], run.step if run else None))
             return "failed"
@@ -313,10 +321,9 @@ def measure_checkpoints(request: Request, store: Store, execution: Execution, wa
     corpus = open_corpus(request.spec.corpus)
     rows = []
     for step in sorted({step for step, _ in wanted.measurements}):
-        model = build_model(request.spec, execution)
-        from cptlab.training.models import load_weights
-
-        load_weights(model, store.checkpoint(request.id, step))
+        weights = store.checkpoint(request.id, step)
+        model = build_model(request.spec, execution, weights)
+        load_weights(model, weights)
         engine = Engine(request.spec, execution, model)
         for name in (name for s, name in wanted.measurements if s == step):
             windows = evaluation_windows(corpus, name, request.spec.model.context)

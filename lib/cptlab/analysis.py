@@ -1,0 +1,70 @@
+"""Comparisons of loss curves that several studies share. All take the tidy ``measurements`` of :class:`cptlab.runs.grid.Results`, one evaluation set at a time."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from cptlab.statistics import Estimate, lower_envelope, power_law, tokens_to_reach
+
+
+def equal_loss_share(reference: pd.DataFrame, candidate: pd.DataFrame, fraction: float) -> float:
+    """Share of the reference's tokens that the candidate needs for the same loss, where the reference has spent ``fraction`` of its budget.
+
+    Both tables are one run's measurements (tokens, loss_nats) with the same budget. Below 1 the candidate is ahead. A candidate that never gets
+    there is compared the other way round: its budget over the tokens at which the reference had its best loss, which is then above 1 and at least the truth at ``fraction`` 1.
+    """
+    reference = reference.loc[reference["tokens"] > 0].sort_values("tokens")
+    candidate = candidate.loc[candidate["tokens"] > 0].sort_values("tokens")
+    spent = fraction * reference["tokens"].max()
+    best = np.minimum.accumulate(reference["loss_nats"].to_numpy())
+    target = float(np.interp(math.log(spent), np.log(reference["tokens"]), best))
+    reached = tokens_to_reach(candidate["tokens"], candidate["loss_nats"], target)
+    if not math.isnan(reached):
+        return reached / spent
+    return candidate["tokens"].max() / tokens_to_reach(reference["tokens"], reference["loss_nats"], float(candidate["loss_nats"].min()))
+
+
+def equal_loss_shares(
+    table: pd.DataFrame, fractions: Sequence[float], by: Sequence[str], reference: str = "scratch", candidate: str = "continual"
+) -> pd.DataFrame:
+    """:func:`equal_loss_share` for every pair of runs of column ``arm`` that agree on ``by`` (language, size, seed) and every fraction.
+
+    Returns the columns ``by``, fraction, share, log_share (natural logarithm; what intervals are computed on).
+    """
+    rows = []
+    for key, part in table.groupby(list(by), sort=False):
+        arms = {arm: curve for arm, curve in part.groupby("arm")}
+        if {reference, candidate} <= set(arms):
+            for fraction in fractions:
+                share = equal_loss_share(arms[reference], arms[candidate], fraction)
+                rows.append(dict(zip(by, key, strict=True)) | {"fraction": fraction, "share": share, "log_share": math.log(share)})
+    return pd.DataFrame(rows, columns=[*by, "fraction", "share", "log_share"])
+
+
+def compute_envelope(table: pd.DataFrame, settled: float = 0.1):
+    """Lower envelope of loss over compute and its power law loss = c FLOPs^-e, over all sizes of one arm.
+
+    Curves are averaged over seeds first; points before ``settled`` of a run's budget, in or right after warm-up, are left out. An envelope of fewer than three points has no law (None).
+    Returns (points of the envelope: flops, loss_nats, size; :class:`cptlab.statistics.PowerLaw`).
+    """
+    mean = table.groupby(["size", "tokens"], sort=False, as_index=False).agg(flops=("flops", "first"), loss_nats=("loss_nats", "mean"))
+    mean = mean[mean["tokens"] >= settled * mean.groupby("size")["tokens"].transform("max")]
+    points = mean[lower_envelope(mean["flops"], mean["loss_nats"])].sort_values("flops")
+    return points, (power_law(points["flops"], points["loss_nats"]) if len(points) > 2 else None)
+
+
+def exponential(estimate: Estimate) -> Estimate:
+    """An estimate made on the logarithm, brought back: the geometric mean and its interval."""
+
+    def back(value: float | None) -> float | None:
+        return None if value is None else math.exp(value)
+
+    return Estimate(back(estimate.value), back(estimate.low), back(estimate.high), estimate.n, estimate.dof)
+
+
+def one_minus(estimate: Estimate) -> Estimate:
+    """One minus an estimate; the bounds change places."""
+    value = None if estimate.value is None else 1 - estimate.value
+    return Estimate(value, 1 - estimate.high, 1 - estimate.low, estimate.n, estimate.dof)
