@@ -7,9 +7,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from cptlab.errors import StoreError
 from cptlab.runs.provenance import collect
 from cptlab.runs.request import Request
-from cptlab.runs.scheduler import local_pool, train
+from cptlab.runs.scheduler import local_pool
+from cptlab.runs.scheduler import train as sweep
 from cptlab.runs.spec import RunSpec
 from cptlab.runs.store import Store
 from cptlab.runs.worker import initialise, work
@@ -69,7 +71,7 @@ def _trainer(spec: RunSpec, seeds: list[int], compiled: bool) -> float:
     return seconds
 
 
-def train_bench(steps: int = 80, rounds: int = 2) -> dict:
+def train(steps: int = 160, rounds: int = 1) -> dict:
     """Time a sweep of four small laptop runs through DeepSpeed against ``transformers.Trainer`` (bf16, both cores, ``torch_compile`` off
     and on), the same four runs one after another; interleaved, both warm, imports and first compilation left out of both.
 
@@ -89,7 +91,7 @@ def train_bench(steps: int = 80, rounds: int = 2) -> dict:
         }
         try:
             warm = Store(Path(folder) / "warm")
-            train([_request(s) for s in _specs(4, range(100, 100 + 2 * execution.workers))], warm, execution, pool)
+            sweep([_request(s) for s in _specs(4, range(100, 100 + 2 * execution.workers))], warm, execution, pool)
             spec = _specs(steps, range(1))[0]
             for name, executor in baselines.items():
                 executor.submit(_trainer, _specs(4, range(1))[0], [100], name == "trainer_compiled").result()
@@ -97,7 +99,7 @@ def train_bench(steps: int = 80, rounds: int = 2) -> dict:
                 store = Store(Path(folder) / f"round-{turn}")
                 requests = [_request(s) for s in _specs(steps, range(RUNS))]
                 started = time.perf_counter()
-                train(requests, store, execution, pool)
+                sweep(requests, store, execution, pool)
                 times["cptlab"].append(time.perf_counter() - started)
                 for name, executor in baselines.items():
                     times[name].append(executor.submit(_trainer, spec, list(range(RUNS)), name == "trainer_compiled").result())
@@ -143,7 +145,7 @@ def _served(request: Request, store: Store, execution) -> float:
     def once() -> float:
         started = time.perf_counter()
         grid = Grid(store, execution)
-        grid.add(request.spec, steps=request.steps)
+        grid.add(request.spec, sets=request.sets, steps=request.steps)
         grid.train()
         return 1000 * (time.perf_counter() - started)
 
@@ -151,3 +153,24 @@ def _served(request: Request, store: Store, execution) -> float:
     return round(statistics.median(once() for _ in range(20)), 2)
 
 
+def serve(notebook: str = "02_cpt_loss_curves") -> dict:
+    """Time to serve the finished runs behind a notebook, all together and a run: ``{"runs", "served_ms", "total_ms", "provenance"}``."""
+    from cptlab import notebooks
+    from cptlab.runs.grid import Grid
+
+    grid = notebooks.plan(notebooks.find([notebook])[0], {"profile": "laptop"}).grid
+    cells = [(request, labels) for request, labels in grid._cells if grid.store.status(request.id) == "done"]
+    if not cells:
+        raise StoreError(f"{grid.store.root} has no finished run of {notebook}: train it first (cptlab figures {notebook})")
+
+    def once(chosen: list) -> float:
+        started = time.perf_counter()
+        served = Grid(grid.store, grid.execution)
+        served._cells = chosen
+        served.results()
+        return 1000 * (time.perf_counter() - started)
+
+    once(cells)
+    single = statistics.median(once([cell]) for cell in cells)
+    total = statistics.median(once(cells) for _ in range(3))
+    return {"runs": len(cells), "served_ms": round(single, 2), "total_ms": round(total, 1), "provenance": collect()}

@@ -175,7 +175,8 @@ def status(args: argparse.Namespace) -> int:
                 error = record.get("error")
                 row["detail"] = f"{error['type']} at step {error['step']}: {error['message']}" if error else ""
             elif row["status"] in ("running", "partial"):
-                row["detail"] = " ".join(f"{k}={v}" for k, v in (store.progress(run_id) or {}).items())
+                note = store.progress(run_id)
+                row["detail"] = f"step {note['step']}/{note['steps']}, {note['tokens_per_s']:,.0f} tokens/s" if note else "starting"
         except StoreError as problem:
             row["detail"] = str(problem)
         rows.append(row)
@@ -203,7 +204,9 @@ def corpora(args: argparse.Namespace) -> int:
         found = library.fetch_all(args.names or None)
         shown = [{key: entry[key] for key in ("name", "version", "bytes", "path")} for entry in found]
     elif args.action == "build":
-        found = [library.build(name) for name in args.names or library.recipe_names()]
+        from cptlab.corpora.build import build
+
+        found = [build(name) for name in args.names or library.embedded_names()]
         shown = [{key: entry[key] for key in ("name", "path", "built", "seconds")} for entry in found]
     else:
         names = args.names or [name for name in library.recipe_names() if library.is_built(name)]
@@ -269,7 +272,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help=json_help)
     sub = command("corpora", corpora, "Fetch the sources of text, build token shards from them, or report what the corpora hold.")
     sub.add_argument("action", choices=("fetch", "build", "report"), help="fetch: download and verify sources; build and report: corpora")
-    sub.add_argument("names", nargs="*", metavar="NAME", help="sources (fetch) or corpora (build, report); all when left out")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="sources (fetch) or corpora (build, report); all when left out, built ones or those that need no hub")
     sub.add_argument("--json", action="store_true", help=json_help)
     sub = command("bench", bench, "Measure this machine: training against transformers.Trainer, or the time to serve stored runs.")
     sub.add_argument("what", choices=("train", "serve"), help="train: speedup and utilisation (minutes); serve: milliseconds a stored run")

@@ -135,14 +135,17 @@ class Study:
             init: run (its last step) or upstream to start from; None: random weights.
             schedule: other fields of :class:`Schedule`, cosine by default.
             optimiser: fields of :class:`Optimiser`.
-            fields: any other field of :class:`RunSpec`.
+            fields: any other field of :class:`RunSpec`; ``corpus`` and ``model`` take the place of the profile's.
         """
         upstreams = dict(fields.pop("upstreams", {}))
         if init is not None:
             upstreams["init"] = init if isinstance(init, Upstream) else Upstream(run=init)
-        common = {"batch_tokens": self.frame["batch_tokens"], "precision": self.frame["precision"], "corpus": self.corpus} | fields
+        corpus = fields.pop("corpus", self.corpus)
+        model = fields.pop("model", None) or model_of(size, corpus.vocab, self.frame["context"])
+        common = {"batch_tokens": self.frame["batch_tokens"], "precision": self.frame["precision"]} | fields
         return RunSpec(
-            model=self.model(size),
+            model=model,
+            corpus=corpus,
             mixture={mixture: 1.0} if isinstance(mixture, str) else mixture,
             tokens=int(tokens),
             schedule=Schedule(max_lr=lr, **(schedule or {})),

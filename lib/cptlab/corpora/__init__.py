@@ -6,7 +6,7 @@
 import importlib
 from typing import Any
 
-from cptlab.corpora.recipe import CorpusRecipe, SourceRef, SplitSpec, TokenizerSpec, local_recipe, recipe, recipe_from, recipe_names
+from cptlab.corpora.recipe import CorpusRecipe, SourceRef, SplitSpec, TokenizerSpec, embedded_names, local_recipe, recipe, recipe_from, recipe_names
 from cptlab.corpora.sources import SOURCES, Source, fetch, fetch_all
 
 _LAZY = {"Corpus": "shards", "open_corpus": "build", "report": "build", "is_built": "build", "Document": "readers", "documents": "readers"}
@@ -27,6 +27,7 @@ __all__ = [
     "Corpus",
     "Document",
     "documents",
+    "embedded_names",
     "is_built",
     "open_corpus",
     "report",

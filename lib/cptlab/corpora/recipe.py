@@ -247,6 +247,11 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def embedded_names() -> list[str]:
+    """Recipes that need no hub: their sources come as ordinary packages."""
+    return [name for name in recipe_names() if not any(ref.hub for ref in recipe(name).sources.values())]
+
+
 def recipe(name: str, **overrides: Any) -> CorpusRecipe:
     """The recipe ``name``, with changes.
 

@@ -20,8 +20,8 @@ from cptlab.training.sizes import flops_per_token, parameters, run_flops
 class Results:
     """Tables of a grid that has been run, one row a run, a logged step or a measurement, each with the labels of its run.
 
-    ``runs``: id, status, tokens, flops, parameters. ``curves``: step, tokens, lr, loss_nats, grad_norm. ``measurements``: step, tokens, flops, set,
-    loss_nats, accuracy. ``samples``: step, prompt, text. ``failures``: the runs that failed or were skipped, with the error.
+    ``runs``: id, status, tokens, flops, parameters. ``curves``: step, tokens, lr, loss_nats, grad_norm. ``measurements``: step, tokens,
+    flops, set, loss_nats, accuracy. ``samples``: step, prompt, text. ``failures``: the runs that failed or were skipped, with the error.
     """
 
     runs: pd.DataFrame
@@ -42,7 +42,7 @@ class Results:
 
 
 class Grid:
-    """Runs with labels. ``add`` describes them, ``plan`` says what they cost, ``train`` brings them about (or serves them from the store)."""
+    """Runs with labels. ``add`` describes them, ``plan`` says what they cost, ``train`` brings them about or serves them from the store."""
 
     def __init__(self, store: Store, execution: Execution, notebook: str = "", sets: Sequence[str] = ()):
         self.store, self.execution, self.notebook, self.sets = store, execution, notebook, tuple(sets)
@@ -78,8 +78,8 @@ class Grid:
     def plan(self) -> pd.DataFrame:
         """What the grid would cost: a row a run, upstreams that have to be trained included; nothing is trained.
 
-        Columns: id, status (``cached``, ``evaluate`` (a kept checkpoint), ``partial``, ``missing``, ``failed``), labels, tokens, flops, minutes (of one worker, here:
-        from the measured speed of recorded runs of the same shape, else from the profile's rate).
+        Columns: id, status (``cached``, ``evaluate`` (a kept checkpoint), ``partial``, ``missing``, ``failed``), labels, tokens, flops,
+        minutes (of one worker, here: from the measured speed of recorded runs of the same shape, else from the profile's rate).
         """
         todo = needed(self.store, self.requests)
         speeds = self._speeds()
@@ -94,7 +94,8 @@ class Grid:
             flops = run_flops(request.spec) if tokens else 0.0
             rate = speeds.get(repr(request.spec.model))
             seconds = tokens / rate if rate else flops / self.execution.flops_per_second
-            rows.append({"id": request.id, "status": status} | labels | {"tokens": tokens, "flops": flops, "minutes": round(seconds / 60, 2)})
+            cost = {"tokens": tokens, "flops": flops, "minutes": round(seconds / 60, 2)}
+            rows.append({"id": request.id, "status": status} | labels | cost)
         return pd.DataFrame(rows)
 
     def _status(self, request: Request, todo: dict[str, Request]) -> str:
@@ -136,7 +137,8 @@ class Grid:
             else:
                 records.append(record)
                 summary = record["summary"]
-                row |= {key: summary[key] for key in ("seconds", "tokens_per_s", "utilisation")} | {"epochs": max(summary["epochs"].values())}
+                row |= {key: summary[key] for key in ("seconds", "tokens_per_s", "utilisation")}
+                row["epochs"] = max(summary["epochs"].values())
                 per_token = 0.0 if spec.model.family == "hub" else flops_per_token(spec.model)
                 names = {"id": run_id} | labels | size
                 curves.append(self.store.curve(run_id).assign(**names))
@@ -146,7 +148,9 @@ class Grid:
                 samples += [sample | names for sample in self.store.samples(run_id)]
             runs.append(row)
         warn_drift(records)
-        tables = [pd.concat(t, ignore_index=True) if t else pd.DataFrame(columns=["id", "step", "tokens", "set", "loss_nats"]) for t in (curves, measured)]
-        return Results(pd.DataFrame(runs), *tables, pd.DataFrame(samples), pd.DataFrame(failures, columns=None if failures else ["id", "status", "error"]))
+        empty = pd.DataFrame(columns=["id", "step", "tokens", "set", "loss_nats"])
+        tables = [pd.concat(table, ignore_index=True) if table else empty for table in (curves, measured)]
+        failed = pd.DataFrame(failures, columns=None if failures else ["id", "status", "error"])
+        return Results(pd.DataFrame(runs), *tables, pd.DataFrame(samples), failed)
 
 

@@ -38,7 +38,8 @@ class Request:
     Args:
         spec: the run.
         labels: what the notebook calls it (arm, language, size, ...); kept in the record for people, never compared.
-        sets: evaluation sets: ``NAME`` is 64 windows spread evenly over the validation text of that source, ``NAME:n`` is n windows, ``NAME:all`` all.
+        sets: evaluation sets: ``NAME`` is 64 windows spread evenly over the validation text of that source, ``NAME:n`` is n windows,
+            ``NAME:all`` all.
         steps: steps (updates done) to measure at; empty: :func:`log_steps`.
         keep: steps whose weights are kept on disk beside the last.
         keep_state: steps whose optimiser state is kept too, for a run that carries it over.

@@ -161,7 +161,8 @@ def _worker_died(store: Store, request: Request, tries: dict[str, int], status: 
         return
     tries[request.id] += 1
     if tries[request.id] >= TRIES:
-        error = {"type": "WorkerDied", "message": f"the process that trained it died {TRIES} times (killed, or out of memory?)", "step": None}
+        message = f"the process that trained it died {TRIES} times (killed, or out of memory?)"
+        error = {"type": "WorkerDied", "message": message, "step": None}
         if store.status(request.id) != "done":
             identity = {"recipe_version": 0, "corpus_fingerprint": request.spec.corpus.fingerprint, "upstreams": {}}
             record = {"labels": request.labels, "spec": request.spec.canonical(), "identity": identity, "status": "failed", "error": error}
@@ -176,7 +177,9 @@ def _stop(pool: ProcessPoolExecutor) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
 
 
-def progress_line(store: Store, todo: dict[str, Request] | Iterable[str], status: dict[str, str] | None = None, running: set[str] | None = None) -> str:
+def progress_line(
+    store: Store, todo: dict[str, Request] | Iterable[str], status: dict[str, str] | None = None, running: set[str] | None = None
+) -> str:
     """One line on a sweep: runs done, tokens/s, time left. With ids only (another process's sweep) the store says who runs."""
     ids = list(todo)
     if status is None:
@@ -186,7 +189,8 @@ def progress_line(store: Store, todo: dict[str, Request] | Iterable[str], status
     notes = {run_id: note for run_id in running or () if (note := store.progress(run_id)) and time.time() - note["time"] < 60}
     rate = sum(note["tokens_per_s"] for note in notes.values())
     failed = sum(value != "done" for value in status.values())
-    line = f"{len(status)}/{len(ids)} runs done" + (f", {failed} failed" if failed else "") + f", {len(running or ())} running, {rate:,.0f} tokens/s"
+    line = f"{len(status)}/{len(ids)} runs done" + (f", {failed} failed" if failed else "")
+    line += f", {len(running or ())} running, {rate:,.0f} tokens/s"
     if isinstance(todo, dict) and rate:
         # Work left in FLOPs, at the rate in FLOPs of what runs now: sizes differ too much to count in tokens.
         cost = {run_id: run_flops(request.spec) for run_id, request in todo.items()}

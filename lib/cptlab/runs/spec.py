@@ -146,7 +146,10 @@ class Schedule(_Literal):
 
 @dataclass(frozen=True)
 class Optimiser(_Literal):
-    """AdamW with clipping of the global gradient norm. ``state``: ``reset`` starts with empty moments, ``carry`` takes those of the ``init`` upstream."""
+    """AdamW with clipping of the global gradient norm.
+
+    ``state``: ``reset`` starts with empty moments, ``carry`` takes those of the ``init`` upstream.
+    """
 
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -168,7 +171,9 @@ class Upstream:
     revision: str | None = None
 
     def __post_init__(self):
-        _require((self.run is None) != (self.hub is None), "an upstream names either a run or a Hugging Face model, not both and not neither")
+        _require(
+            (self.run is None) != (self.hub is None), "an upstream names either a run or a Hugging Face model, not both and not neither"
+        )
         _require(
             self.hub is None or bool(self.revision),
             f"upstream {self.hub!r} has no revision: name a commit or tag, or the same spec could mean other weights tomorrow",
@@ -230,7 +235,10 @@ class RunSpec:
             f"model.vocab = {self.model.vocab}, but corpus {self.corpus.name!r} has a vocabulary of {self.corpus.vocab}",
         )
         _require(self.model.family != "hub" or "init" in self.upstreams, "a model of family 'hub' needs an upstream named 'init'")
-        _require(self.optimiser.state == "reset" or self._init_run() is not None, "optimiser.state = 'carry' needs an upstream run named 'init'")
+        _require(
+            self.optimiser.state == "reset" or self._init_run() is not None,
+            "optimiser.state = 'carry' needs an upstream run named 'init'",
+        )
         total = sum(self.mixture.values())
         total = 1.0 if abs(total - 1) < 1e-12 else total  # weights already normalised keep their bits, or a copy would be another run
         # Dictionaries are stored sorted and read-only, so that a spec can be neither changed nor told apart by insertion order.
@@ -258,7 +266,10 @@ class RunSpec:
 
     @cached_property
     def id(self) -> str:
-        """Identity: first 16 hex digits of the sha256 of the canonical spec and the recipe version. The corpus counts by fingerprint, not by name."""
+        """Identity: first 16 hex digits of the sha256 of the canonical spec and the recipe version.
+
+        The corpus counts by fingerprint, not by name.
+        """
         content = self.canonical()
         content["corpus"] = content["corpus"]["fingerprint"]
         content["recipe_version"] = RECIPE_VERSION

@@ -80,16 +80,16 @@ def launch(request: Request, store: Store, execution) -> str:
     with tempfile.TemporaryDirectory(prefix="cptlab-launch-", dir=_shared_folder(store)) as folder:
         task = Path(folder) / "task.pickle"
         task.write_bytes(pickle.dumps((request, store.root.resolve(), execution)))
-        command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(execution.ranks), "--master_port", str(_free_port())]
-        if execution.launcher:
-            command = [sys.executable, "-m", "deepspeed.launcher.runner", *shlex.split(execution.launcher)]
+        here = ["--num_gpus", str(execution.ranks), "--master_port", str(_free_port())]
+        command = [sys.executable, "-m", "deepspeed.launcher.runner", *(shlex.split(execution.launcher) or here)]
         command += ["--module", "cptlab.training.launch", str(task)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         # A failed record that was there before is another attempt's: what counts is whether the ranks wrote one now.
-        ended = _record_time(store, request.id) != before or (not done.returncode and not missing(store, request))
-    if not ended and _ended(store, request.id) != "done":
-        tail = (done.stderr or done.stdout)[-1500:]
-        message = f"the launcher ended with code {done.returncode}: {tail}"
+        wrote = _record_time(store, request.id) != before
+    if not wrote and (done.returncode or missing(store, request)):
+        message = f"the launcher ended with code {done.returncode}: {(done.stderr or done.stdout)[-1500:]}"
+        if _ended(store, request.id) == "done":  # only a measurement is lacking: the run itself has not failed
+            raise TrainingError(message)
         store.write_record(request.id, failed_record(request, TrainingError.__name__, message, None))
     return _ended(store, request.id)
 

@@ -46,13 +46,16 @@ def build_model(spec: RunSpec, execution: Execution, weights: Path | None = None
         TrainingError: the weights do not fit the shape (the message names the tensor), or nothing is left to train.
     """
     init = spec.upstreams.get("init")
-    if init is not None and init.hub is not None:
+    hub = init
+    while hub is not None and hub.run is not None and spec.model.family == "hub":
+        hub = hub.run.upstreams.get("init")  # a run that continues one that began at a Hugging Face name has that model's shape
+    if hub is not None and hub.hub is not None:
         model = AutoModelForCausalLM.from_pretrained(
-            init.hub, revision=init.revision, dtype=torch.float32, attn_implementation=execution.attention
+            hub.hub, revision=hub.revision, dtype=torch.float32, attn_implementation=execution.attention
         )
         if model.config.vocab_size < spec.corpus.vocab:
             raise ConfigError(
-                f"{init.hub} knows {model.config.vocab_size} tokens and corpus {spec.corpus.name!r} has {spec.corpus.vocab}: "
+                f"{hub.hub} knows {model.config.vocab_size} tokens and corpus {spec.corpus.name!r} has {spec.corpus.vocab}: "
                 "build the corpus with the model's own tokenizer"
             )
     else:
@@ -61,10 +64,10 @@ def build_model(spec: RunSpec, execution: Execution, weights: Path | None = None
             torch.manual_seed(spec.seed)
             model = (LlamaForCausalLM if spec.model.family == "llama" else GPTNeoXForCausalLM)(config)
         model.to(torch.float32)
-        if init is not None:
-            if weights is None:
-                raise TrainingError(f"the weights of the init upstream, run {init.run.id} step {init.step}, are not here: train it first")
-            load_weights(model, weights)
+    if init is not None and init.run is not None:
+        if weights is None:
+            raise TrainingError(f"the weights of the init upstream, run {init.run.id} step {init.step}, are not here: train it first")
+        load_weights(model, weights)
     freeze(model, spec.trainable)
     if execution.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -113,7 +113,8 @@ class Run:
             meta = {
                 "step": self.step, "optimizer_steps": self._optimizer_steps(), "seconds": self._elapsed(),
                 "train_seconds": self.train_seconds, "timed_steps": self.timed_steps, "curve": self.curve,
-                "measurements": self.measured, "samples": self.samples, "file": path.name, "sha256": sha256_file(path), "asked": self._asked(),
+                "measurements": self.measured, "samples": self.samples, "file": path.name,
+                "sha256": sha256_file(path), "asked": self._asked(),
             }  # fmt: skip
             atomic_json(folder / "resume.json", meta)
             for old in folder.glob("state-*.safetensors"):
@@ -229,7 +230,8 @@ class Run:
         return {
             "steps": spec.steps, "tokens": spec.steps * spec.batch_tokens, "epochs": self.sampler.epochs(spec.steps),
             "parameters": self.parameters, "flops": per_token * spec.steps * spec.batch_tokens,
-            "seconds": round(self._elapsed(), 2), "tokens_per_s": round(rate, 1), "utilisation": round(rate * per_token / peak, 4), "matmul_flops_per_s": round(peak),
+            "seconds": round(self._elapsed(), 2), "tokens_per_s": round(rate, 1),
+            "utilisation": round(rate * per_token / peak, 4), "matmul_flops_per_s": round(peak),
         }  # fmt: skip
 
     def _checkpoints(self) -> dict:

@@ -1,0 +1,282 @@
+"""The DeepSpeed engine: the same numbers whatever the ZeRO stage, and nothing but training changes the weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+from safetensors.torch import load_file
+
+from cptlab.errors import ConfigError
+from cptlab.runs.request import Missing, Prompt, Request, state_file
+from cptlab.runs.spec import Optimiser, Schedule
+from cptlab.runs.store import Store
+
+pytestmark = pytest.mark.usefixtures("torch_once")
+
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture
+def stores(tmp_path):
+    """A store a name: the ZeRO stage is no part of a run's identity."""
+    return lambda name: Store(tmp_path / f"store-{name}")
+
+
+def start(request, store, how=tiny.EXECUTION):
+    """The run as it is about to be trained."""
+    from cptlab.training.trainer import Run
+
+    return Run(request, store, how, Missing((), False, (), (), True, True))
+
+
+def state_of(run):
+    from cptlab.training.state import read_state
+
+    state = read_state(run.engine.deepspeed)
+    run.engine.close()
+    return state
+
+
+# --- the same numbers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_zero_stages_agree(recipe, stores, precision, clip):
+    run = tiny.spec(recipe, 8, precision=precision, optimiser=Optimiser(clip=clip))
+    curves = []
+    for stage in STAGES:
+        record = tiny.trained(stores(stage), run, tiny.execution(zero_stage=stage, micro_batch=4))
+        assert record["status"] == "done", (stage, record["error"])
+        curves.append(stores(stage).curve(run.id))
+    for curve in curves:
+        apart = np.abs(curve["loss_nats"] - curves[1]["loss_nats"])
+        # In half precision the stages round gradients and their norm at other places, and a weight that falls on the other side moves on.
+        assert apart.max() < (1e-6 if precision == "fp32" else 2e-3)
+        assert apart[:2].max() < 1e-6
+        assert np.allclose(curve["grad_norm"], curves[1]["grad_norm"], rtol=1e-5 if precision == "fp32" else 1e-2)
+    assert curves[0]["loss_nats"].iloc[-1] < curves[0]["loss_nats"].iloc[0] - 0.1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_are_those_that_torch_alone_gives(recipe, stores, torch_once, stage):
+    """Four steps of plain torch: AdamW with decay on matrices only, clipping, the schedule's rates."""
+    from cptlab.corpora import open_corpus
+    from cptlab.training.models import build_model
+    from cptlab.training.sampler import Sampler
+    from cptlab.training.schedules import learning_rate
+
+    run = tiny.spec(recipe, 4, schedule=Schedule(max_lr=1e-2, warmup=0.25), optimiser=Optimiser(clip=0.5, weight_decay=0.3))
+    tiny.trained(stores(stage), run, tiny.execution(zero_stage=stage))
+
+    model = build_model(run, tiny.EXECUTION)
+    sampler = Sampler({"one": open_corpus(recipe).tokens("one")}, {"one": 1.0}, tiny.CONTEXT, tiny.BATCH, run.seed)
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch_once.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8)
+    losses = []
+    for step in range(4):
+        windows = torch_once.from_numpy(sampler.windows_of(step))
+        logits = model(windows[:, :-1]).logits
+        loss = torch_once.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+        loss.backward()
+        torch_once.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(run, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert tiny.losses(stores(stage), run) == pytest.approx(losses, abs=2e-6)
+    saved = load_file(stores(stage).checkpoint(run.id, 4))
+    for name, parameter in model.named_parameters():
+        assert torch_once.allclose(saved[name], parameter, atol=2e-5), name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradient_accumulation_agrees(recipe, stores, stage):
+    run = tiny.spec(recipe, 8)
+    for micro in (8, 2):
+        tiny.trained(stores(micro), run, tiny.execution(zero_stage=stage, micro_batch=micro))
+    assert tiny.losses(stores(8), run) == pytest.approx(tiny.losses(stores(2), run), abs=1e-5)
+    assert stores(2).record(run.id)["provenance"]["execution"]["micro_batch"] == 2
+
+
+def test_micro_batch_is_a_divisor():
+    from cptlab.training.engine import largest_divisor
+
+    assert [largest_divisor(12, limit) for limit in (1, 5, 6, 11, 12, 99)] == [1, 4, 6, 6, 12, 12]
+    assert largest_divisor(7, 4) == 1
+
+
+def test_fp16_needs_a_device_that_has_it(recipe, store):
+    from deepspeed.accelerator import get_accelerator
+
+    if get_accelerator().is_fp16_supported():
+        pytest.skip("this device has fp16")
+    with pytest.raises(ConfigError, match="fp16 is not supported on this device: use bf16 or fp32"):
+        start(Request(tiny.spec(recipe, 2, precision="fp16")), store)
+    record = tiny.trained(store, tiny.spec(recipe, 2, precision="fp16"))
+    assert record["status"] == "failed" and record["error"]["type"] == "ConfigError"
+
+
+# --- optimiser state ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_carry_over_of_the_optimiser(recipe, store, torch_once, stage, precision):
+    how = tiny.execution(zero_stage=stage)
+    base = tiny.spec(recipe, 5, precision=precision, schedule=Schedule("constant"))
+    record = tiny.trained(store, base, how, keep_state=(5,))
+    assert record["status"] == "done", record["error"]
+    ended = load_file(state_file(store, base.id, 5))
+    weights = load_file(store.checkpoint(base.id, 5))
+    for carry in (True, False):
+        run = start(Request(tiny.target(base, 3, carry=carry, schedule=Schedule("constant"))), store, how)
+        from cptlab.training.state import optimizer_steps
+
+        assert optimizer_steps(run.engine.deepspeed) == (5 if carry else 0)
+        begun = state_of(run)
+        assert begun.keys() == ended.keys()
+        for key, value in begun.items():
+            kind, _, name = key.partition("/")
+            if kind == "master":
+                assert torch_once.equal(value, weights[name].float()), key
+            elif carry:
+                assert torch_once.equal(value, ended[key]) and value.any(), key
+            else:
+                assert not value.any(), key
+
+
+def test_the_first_step_uses_the_carried_moments(recipe, store):
+    base = tiny.spec(recipe, 6)
+    tiny.trained(store, base, keep_state=(6,))
+    runs = {carry: tiny.target(base, 3, carry=carry) for carry in (True, False)}
+    assert runs[True].id != runs[False].id
+    weights = {}
+    for carry, run in runs.items():
+        assert tiny.trained(store, run)["status"] == "done"
+        weights[carry] = load_file(store.checkpoint(run.id, 3))
+    assert any(not bool((weights[True][name] == weights[False][name]).all()) for name in weights[True])
+
+
+def test_the_state_to_carry_is_not_here(recipe, store):
+    base = tiny.spec(recipe, 3)
+    tiny.trained(store, base)
+    record = tiny.trained(store, tiny.target(base, 3, carry=True))
+    assert record["status"] == "failed" and record["error"]["type"] == "StoreError"
+    assert f"train run {base.id} again with its optimiser state kept at step 3" in record["error"]["message"]
+
+
+def test_the_state_to_carry_is_of_other_parameters(recipe, store):
+    base = tiny.spec(recipe, 3, trainable=("*norm*",))
+    tiny.trained(store, base, keep_state=(3,))
+    record = tiny.trained(store, tiny.target(base, 3, carry=True))
+    assert record["status"] == "failed" and "the upstream trained other parameters" in record["error"]["message"]
+
+
+# --- measurement -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stage", "count"), [(1, 1), (1, 4), (1, 5), (3, 7)])
+def test_evaluation_pads(recipe, store, torch_once, stage, count):
+    """Windows that do not fill the last batch count just once, against the model as ``transformers`` runs it."""
+    from transformers import AutoModelForCausalLM
+
+    from cptlab.corpora import open_corpus
+    from cptlab.training.trainer import evaluation_windows
+
+    run = tiny.spec(recipe, 6)
+    tiny.trained(store, run, tiny.execution(zero_stage=stage, micro_batch=4), sets=(f"two:{count}",))
+    row = store.measurements(run.id).iloc[-1]
+    model = AutoModelForCausalLM.from_pretrained(store.checkpoint(run.id, 6).parent, attn_implementation="eager")
+    windows = torch_once.from_numpy(evaluation_windows(open_corpus(recipe), f"two:{count}", tiny.CONTEXT))
+    assert windows.shape == (count, tiny.CONTEXT + 1)
+    with torch_once.no_grad():
+        logits = model(windows[:, :-1]).logits.flatten(0, 1)
+    labels = windows[:, 1:].flatten()
+    assert row["loss_nats"] == pytest.approx(float(torch_once.nn.functional.cross_entropy(logits, labels)), rel=1e-6)
+    assert row["accuracy"] == pytest.approx(float((logits.argmax(-1) == labels).float().mean()), abs=1e-6)
+    assert row["predicted_tokens"] == count * tiny.CONTEXT
+
+
+def test_evaluation_windows(recipe):
+    from cptlab.corpora import open_corpus
+    from cptlab.training.trainer import evaluation_windows
+
+    corpus = open_corpus(recipe)
+    tokens = np.asarray(corpus.tokens("two", "validation"), np.int64)
+    every = evaluation_windows(corpus, "two:all", tiny.CONTEXT)
+    assert len(every) == (len(tokens) - 1) // tiny.CONTEXT
+    assert np.array_equal(every[:, :-1].ravel(), tokens[: every[:, :-1].size])
+    assert np.array_equal(evaluation_windows(corpus, "two:99999", tiny.CONTEXT), every)
+    few = evaluation_windows(corpus, "two:3", tiny.CONTEXT)
+    assert np.array_equal(few, every[[0, len(every) // 3, 2 * len(every) // 3]])
+    assert len(evaluation_windows(corpus, "one", tiny.CONTEXT)) == 64
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_measuring_and_sampling_leave_training_alone(recipe, stores, stage):
+    run, how = tiny.spec(recipe, 8, precision="bf16"), tiny.execution(zero_stage=stage)
+    prompts = (Prompt("abc", 12, 0.7, 1), Prompt("", 5, 1.0, 2), Prompt("de", 6, 0.0, 3))
+    asked = {
+        "nothing": {},
+        "sets": {"sets": ("one:8", "two:5"), "steps": tuple(range(9))},
+        "prompts": {"prompts": prompts, "steps": (0, 3, 8)},
+        "both": {"sets": ("one:8",), "prompts": prompts, "steps": (0, 3, 8), "keep": (2,), "keep_state": (4,)},
+    }
+    hashes, curves = set(), set()
+    for name, wanted in asked.items():
+        record = tiny.trained(stores(name), run, how, **wanted)
+        assert record["status"] == "done", record["error"]
+        hashes.add(record["checkpoints"]["8"]["sha256"])
+        curves.add((stores(name).path(run.id) / "curve.csv").read_text())
+    assert len(hashes) == 1 and len(curves) == 1
+    one, other = stores("prompts").samples(run.id), stores("both").samples(run.id)
+    assert one == other and len(one) == 9
+    assert {s["step"] for s in one} == {0, 3, 8} and all(s["text"] for s in one if s["step"] == 0)
+    sets, both = stores("sets").measurements(run.id), stores("both").measurements(run.id)
+    shared = sets.merge(both, on=["step", "set"])
+    assert len(shared) == 3 and (shared["loss_nats_x"] == shared["loss_nats_y"]).all()
+
+
+def test_sampling_is_by_seed_and_temperature(recipe, store):
+    run = tiny.spec(recipe, 2)
+    prompts = tuple(Prompt("abc", 16, t, s) for t, s in ((0.8, 0), (0.8, 1), (0.0, 0), (0.0, 1)))
+    tiny.trained(store, run, steps=(0,), prompts=prompts)
+    text = {(s["temperature"], s["seed"]): s["text"] for s in store.samples(run.id)}
+    assert text[0.8, 0] != text[0.8, 1] and text[0.0, 0] == text[0.0, 1]
+
+
+def test_a_worker_serves_one_run_after_another(recipe, stores):
+    """What a process trained before leaves no trace in a run."""
+    run = tiny.spec(recipe, 5, precision="bf16")
+    tiny.trained(stores("first"), run, sets=("one:3",))
+    tiny.trained(stores("other"), tiny.spec(recipe, 3, model=tiny.model(layers=1, width=16, family="gpt-neox", kv_heads=2), seed=9))
+    tiny.trained(stores("again"), run, sets=("one:3",))
+    assert tiny.results(stores("first"), run) == tiny.results(stores("again"), run)
+
+
+def test_a_batch_that_does_not_split(recipe, store, monkeypatch):
+    from cptlab.training import engine
+
+    monkeypatch.setattr(engine, "start_process_group", lambda: (0, 3))
+    with pytest.raises(ConfigError, match="a batch of 8 sequences does not split over 3 ranks"):
+        start(Request(tiny.spec(recipe, 2)), store)
+
+
+def test_compilation_needs_a_compiler(recipe, store, monkeypatch):
+    from cptlab.training import engine
+
+    monkeypatch.setattr(engine.shutil, "which", lambda name: None)
+    monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: False)
+    engine._can_compile.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="no C\\+\\+ compiler was found"):
+            run = start(Request(tiny.spec(recipe, 2)), store, replace(tiny.EXECUTION, compile=True))
+        assert not run.engine.compiled
+        run.engine.close()
+    finally:
+        engine._can_compile.cache_clear()

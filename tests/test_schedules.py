@@ -1,0 +1,107 @@
+"""Learning rates against closed forms, at the edges of each phase."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+
+from cptlab.runs.spec import SCHEDULES, ModelSpec, RunSpec, Schedule
+from cptlab.training.schedules import learning_rate
+
+TOTAL, BATCH, PEAK = 100, 64, 2e-3
+
+
+@dataclass(frozen=True)
+class StubCorpus:
+    name: str = "stub"
+    names: tuple = ("en",)
+    vocab: int = 300
+    fingerprint: str = "ab" * 32
+
+
+def rates(steps: int = TOTAL, **schedule) -> list[float]:
+    model = ModelSpec(layers=1, width=16, heads=1, ffn=16, vocab=300, context=32)
+    spec = RunSpec(model, StubCorpus(), {"en": 1}, steps * BATCH, BATCH, schedule=Schedule(max_lr=PEAK, **schedule))
+    return [learning_rate(spec, step) / PEAK for step in range(steps)]
+
+
+def close(value: float):
+    return pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_warm_up(kind):
+    factors = rates(kind=kind, warmup=0.1)
+    assert factors[:10] == [close((step + 1) / 10) for step in range(10)]
+    assert factors[10] <= 1.0
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_warm_up_from_a_part_of_the_peak(kind):
+    factors = rates(kind=kind, warmup=0.1, start_ratio=0.5)
+    assert factors[0] == close(0.55) and factors[9] == close(1.0)
+    assert all(a < b for a, b in zip(factors[:9], factors[1:10], strict=True))
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_no_warm_up(kind):
+    assert rates(kind=kind, warmup=0.0)[0] == close(1.0)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_very_short_runs(kind, steps):
+    factors = rates(steps, kind=kind, warmup=0.05)
+    assert len(factors) == steps and all(0 < factor <= 1 for factor in factors)
+
+
+def test_constant():
+    assert set(rates(kind="constant", warmup=0.05)[4:]) == {1.0}
+
+
+@pytest.mark.parametrize("low", [0.0, 0.1, 1.0])
+def test_linear(low):
+    factors = rates(kind="linear", warmup=0.1, min_ratio=low)
+    assert factors[10:] == [close(1 - (1 - low) * (step - 10) / 89) for step in range(10, 100)]
+    assert factors[-1] == pytest.approx(low, abs=1e-15)
+
+
+@pytest.mark.parametrize("low", [0.0, 0.1])
+def test_cosine(low):
+    factors = rates(kind="cosine", warmup=0.1, min_ratio=low)
+    assert factors[10] == close(1.0)
+    assert factors[99] == pytest.approx(low, abs=1e-15)
+    for step in (10, 33, 50, 98):
+        assert factors[step] == close(low + (1 - low) * (1 + math.cos(math.pi * (step - 10) / 89)) / 2)
+    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+def test_warmup_stable_decay():
+    factors = rates(kind="wsd", warmup=0.1, decay=0.2, min_ratio=0.1)
+    assert set(factors[9:80]) == {1.0}
+    assert factors[80:] == [close(1 - 0.9 * (step - 79) / 20) for step in range(80, 100)]
+    assert factors[80] == close(1 - 0.9 / 20) and factors[99] == close(0.1)
+
+
+def test_warmup_stable_decay_without_decay_falls_at_the_last_step_only():
+    factors = rates(kind="wsd", warmup=0.0, decay=0.0, min_ratio=0.25)
+    assert set(factors[:-1]) == {1.0} and factors[-1] == close(0.25)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_longer_horizon(kind):
+    """A run cut at 100 of 200 steps has the rates that the longer run has there, but for the warm-up, a fraction of the run's own steps."""
+    whole = rates(200, kind=kind, warmup=0.05, min_ratio=0.1)
+    part = rates(100, kind=kind, warmup=0.1, min_ratio=0.1, horizon_tokens=200 * BATCH)
+    assert part == [close(factor) for factor in whole[:100]]
+    assert part[-1] > 0.1
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_horizon_shorter_than_the_run_is_the_run(kind):
+    assert rates(kind=kind, horizon_tokens=10 * BATCH) == rates(kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["constant", "wsd"])
+def test_other_kinds_have_no_horizon(kind):
+    assert rates(kind=kind, horizon_tokens=1000 * BATCH) == rates(kind=kind)
