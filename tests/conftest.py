@@ -90,3 +90,28 @@ def torch_once():
     torch.set_num_threads(1)
     yield torch
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Fresh processes that have the imports behind them: each starts where a worker's first run does."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("forkserver")
+    late = ("deepspeed.runtime.zero.muon.muon_optimizer", "transformers.models.llama.modeling_llama")  # imported when a model is made
+    context.set_forkserver_preload(["cptlab.training.trainer", *late])
+    return context
+
+
+@pytest.fixture
+def in_process(recipe, processes):
+    """``in_process(function, ...)`` runs it in a process of its own and returns the exit code (negative: the signal that killed it)."""
+
+    def call(function, *arguments) -> int:
+        process = processes.Process(target=function, args=arguments)
+        process.start()
+        process.join(120)
+        assert not process.is_alive()
+        return process.exitcode
+
+    return call

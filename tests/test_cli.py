@@ -210,7 +210,7 @@ def test_status(lab, capsys):
     store = Store()
     store.write_record("a" * 16, record("a" * 16, "done"))
     store.write_record("b" * 16, record("b" * 16, "failed", {"type": "TrainingError", "message": "loss is nan", "step": 7}))
-    store.write_progress("c" * 16, {"step": 3, "steps": 9})
+    store.write_progress("c" * 16, {"step": 3, "steps": 9, "tokens_per_s": 1234.5})
     store.state_dir("c" * 16).mkdir()
     (store.state_dir("c" * 16) / "state.safetensors").write_bytes(b"")
     (store.path("d" * 16)).mkdir()
@@ -219,7 +219,7 @@ def test_status(lab, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["counts"] == {"done": 1, "failed": 1, "partial": 1, "unreadable": 1}
     details = {run["status"]: run["detail"] for run in found["runs"]}
-    assert details["failed"] == "TrainingError at step 7: loss is nan" and details["partial"] == "step=3 steps=9"
+    assert details["failed"] == "TrainingError at step 7: loss is nan" and details["partial"] == "step 3/9, 1,234 tokens/s"
     assert "not valid JSON" in details["unreadable"]
     assert cli.main(["status"]) == 0
     text = capsys.readouterr().out
@@ -233,9 +233,10 @@ def test_corpora(monkeypatch, capsys):
         monkeypatch,
         "corpora",
         recipe_names=lambda: ["one", "two"],
+        embedded_names=lambda: ["one", "two"],
         is_built=lambda name: name == "two",
         fetch_all=lambda names: asked.append(names) or [{"name": "text", "version": "1", "bytes": 5_000_000, "path": "/text"}],
-        build=lambda name: {"name": name, "fingerprint": "f", "path": f"/{name}", "built": True, "seconds": 2.0, "rows": [row]},
+        build_corpus=lambda name: {"name": name, "fingerprint": "f", "path": f"/{name}", "built": True, "seconds": 2.0, "rows": [row]},
         report=lambda name: {"name": name, "fingerprint": "f", "path": f"/{name}", "rows": [row]},
     )
     assert cli.main(["corpora", "fetch"]) == 0 and cli.main(["corpora", "fetch", "text"]) == 0

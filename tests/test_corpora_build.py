@@ -252,7 +252,7 @@ def test_functions_for_the_command_line_give_plain_data():
     with pytest.raises(CorpusError, match="not built yet: run `cptlab corpora build verses-en-fr-zh`"):
         corpora.report("verses-en-fr-zh")
     with pytest.raises(CorpusError, match="unknown: use one of verses"):
-        building.build("verses")
+        building.build_corpus("verses")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert corpora.recipe_names() == ["verses-en-fr-zh", "verses-en-fr-zh-smoke"]

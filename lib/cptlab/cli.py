@@ -204,9 +204,7 @@ def corpora(args: argparse.Namespace) -> int:
         found = library.fetch_all(args.names or None)
         shown = [{key: entry[key] for key in ("name", "version", "bytes", "path")} for entry in found]
     elif args.action == "build":
-        from cptlab.corpora.build import build
-
-        found = [build(name) for name in args.names or library.embedded_names()]
+        found = [library.build_corpus(name) for name in args.names or library.embedded_names()]
         shown = [{key: entry[key] for key in ("name", "path", "built", "seconds")} for entry in found]
     else:
         names = args.names or [name for name in library.recipe_names() if library.is_built(name)]

@@ -9,7 +9,7 @@ from typing import Any
 from cptlab.corpora.recipe import CorpusRecipe, SourceRef, SplitSpec, TokenizerSpec, embedded_names, local_recipe, recipe, recipe_from, recipe_names
 from cptlab.corpora.sources import SOURCES, Source, fetch, fetch_all
 
-_LAZY = {"Corpus": "shards", "open_corpus": "build", "report": "build", "is_built": "build", "Document": "readers", "documents": "readers"}
+_LAZY = {"Corpus": "shards", "build_corpus": "build", "open_corpus": "build", "report": "build", "is_built": "build", "Document": "readers", "documents": "readers"}
 
 __all__ = [
     "SOURCES",
@@ -26,6 +26,7 @@ __all__ = [
     "recipe_names",
     "Corpus",
     "Document",
+    "build_corpus",
     "documents",
     "embedded_names",
     "is_built",

@@ -56,7 +56,7 @@ def open_corpus(recipe: CorpusRecipe | str, say: Callable[[str], None] | None = 
     return Corpus(recipe, path)
 
 
-def build(name: str) -> dict:
+def build_corpus(name: str) -> dict:
     """Build the named corpus. Plain data: name, fingerprint, path, built (False: it was there), seconds, rows of the report."""
     start, there = time.perf_counter(), is_built(name)
     corpus = open_corpus(name)
