@@ -1,4 +1,7 @@
-"""Comparisons of loss curves that several studies share. All take the tidy ``measurements`` of :class:`cptlab.runs.grid.Results`, one evaluation set at a time."""
+"""Comparisons of loss curves that several studies share.
+
+All take the tidy ``measurements`` of :class:`cptlab.runs.grid.Results`, one evaluation set at a time.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +15,8 @@ from cptlab.statistics import Estimate, lower_envelope, power_law, tokens_to_rea
 def equal_loss_share(reference: pd.DataFrame, candidate: pd.DataFrame, fraction: float) -> float:
     """Share of the reference's tokens that the candidate needs for the same loss, where the reference has spent ``fraction`` of its budget.
 
-    Both tables are one run's measurements (tokens, loss_nats) with the same budget. Below 1 the candidate is ahead. A candidate that never gets
-    there is compared the other way round: its budget over the tokens at which the reference had its best loss, which is then above 1 and at least the truth at ``fraction`` 1.
+    Both tables are one run's measurements (tokens, loss_nats) with the same budget. Below 1 the candidate is ahead. A candidate that
+    never gets there is compared the other way round: its budget over the tokens at which the reference had the candidate's best loss.
     """
     reference = reference.loc[reference["tokens"] > 0].sort_values("tokens")
     candidate = candidate.loc[candidate["tokens"] > 0].sort_values("tokens")
@@ -46,8 +49,9 @@ def equal_loss_shares(
 def compute_envelope(table: pd.DataFrame, settled: float = 0.1):
     """Lower envelope of loss over compute and its power law loss = c FLOPs^-e, over all sizes of one arm.
 
-    Curves are averaged over seeds first; points before ``settled`` of a run's budget, in or right after warm-up, are left out. An envelope of fewer than three points has no law (None).
-    Returns (points of the envelope: flops, loss_nats, size; :class:`cptlab.statistics.PowerLaw`).
+    Curves are averaged over seeds first; points before ``settled`` of a run's budget, in or right after warm-up, are left out. An
+    envelope of fewer than three points has no law (None). Returns (points of the envelope: flops, loss_nats, size;
+    :class:`cptlab.statistics.PowerLaw`).
     """
     mean = table.groupby(["size", "tokens"], sort=False, as_index=False).agg(flops=("flops", "first"), loss_nats=("loss_nats", "mean"))
     mean = mean[mean["tokens"] >= settled * mean.groupby("size")["tokens"].transform("max")]

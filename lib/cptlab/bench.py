@@ -1,6 +1,8 @@
 """Side-by-side measurements of training and serving, printed or kept as JSON; nothing here is a pass or a fail."""
 
+import contextlib
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 from cptlab.errors import StoreError
 from cptlab.runs.provenance import collect
 from cptlab.runs.request import Request
-from cptlab.runs.scheduler import local_pool
+from cptlab.runs.scheduler import KEEP_MEMORY, local_pool
 from cptlab.runs.scheduler import train as sweep
 from cptlab.runs.spec import RunSpec
 from cptlab.runs.store import Store
@@ -71,6 +73,16 @@ def _trainer(spec: RunSpec, seeds: list[int], compiled: bool) -> float:
     return seconds
 
 
+@contextlib.contextmanager
+def _stock_environment():
+    """The baseline's processes start without the memory settings of our workers: as the library's users run it."""
+    held = {name: os.environ.pop(name) for name in KEEP_MEMORY if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
+
+
 def train(steps: int = 160, rounds: int = 1) -> dict:
     """Time a sweep of four small laptop runs through DeepSpeed against ``transformers.Trainer`` (bf16, both cores, ``torch_compile`` off
     and on), the same four runs one after another; interleaved, both warm, imports and first compilation left out of both.
@@ -93,8 +105,9 @@ def train(steps: int = 160, rounds: int = 1) -> dict:
             warm = Store(Path(folder) / "warm")
             sweep([_request(s) for s in _specs(4, range(100, 100 + 2 * execution.workers))], warm, execution, pool)
             spec = _specs(steps, range(1))[0]
-            for name, executor in baselines.items():
-                executor.submit(_trainer, _specs(4, range(1))[0], [100], name == "trainer_compiled").result()
+            with _stock_environment():
+                for name, executor in baselines.items():
+                    executor.submit(_trainer, _specs(4, range(1))[0], [100], name == "trainer_compiled").result()
             for turn in range(rounds):
                 store = Store(Path(folder) / f"round-{turn}")
                 requests = [_request(s) for s in _specs(steps, range(RUNS))]

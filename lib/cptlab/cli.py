@@ -270,7 +270,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help=json_help)
     sub = command("corpora", corpora, "Fetch the sources of text, build token shards from them, or report what the corpora hold.")
     sub.add_argument("action", choices=("fetch", "build", "report"), help="fetch: download and verify sources; build and report: corpora")
-    sub.add_argument("names", nargs="*", metavar="NAME", help="sources (fetch) or corpora (build, report); all when left out, built ones or those that need no hub")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="sources (fetch) or corpora; left out: all that need no hub")
     sub.add_argument("--json", action="store_true", help=json_help)
     sub = command("bench", bench, "Measure this machine: training against transformers.Trainer, or the time to serve stored runs.")
     sub.add_argument("what", choices=("train", "serve"), help="train: speedup and utilisation (minutes); serve: milliseconds a stored run")

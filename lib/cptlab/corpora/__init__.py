@@ -6,10 +6,28 @@
 import importlib
 from typing import Any
 
-from cptlab.corpora.recipe import CorpusRecipe, SourceRef, SplitSpec, TokenizerSpec, embedded_names, local_recipe, recipe, recipe_from, recipe_names
+from cptlab.corpora.recipe import (
+    CorpusRecipe,
+    SourceRef,
+    SplitSpec,
+    TokenizerSpec,
+    embedded_names,
+    local_recipe,
+    recipe,
+    recipe_from,
+    recipe_names,
+)
 from cptlab.corpora.sources import SOURCES, Source, fetch, fetch_all
 
-_LAZY = {"Corpus": "shards", "build_corpus": "build", "open_corpus": "build", "report": "build", "is_built": "build", "Document": "readers", "documents": "readers"}
+_LAZY = {
+    "Corpus": "shards",
+    "Document": "readers",
+    "build_corpus": "build",
+    "documents": "readers",
+    "is_built": "build",
+    "open_corpus": "build",
+    "report": "build",
+}
 
 __all__ = [
     "SOURCES",

@@ -64,8 +64,8 @@ def chain_flops(requests: dict[str, Request]) -> dict[str, float]:
     return result
 
 
-# glibc gives large tensors back to the kernel at once and pays a page fault a page for each new one: 10,000 faults a step at 0.7M parameters.
-# Read at the start of a process; other C libraries ignore it.
+# glibc gives large tensors back to the kernel at once and pays a fault a page for each new one: 10,000 faults a step at 0.7M
+# parameters. Read at the start of a process; other C libraries ignore it.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 

@@ -1,9 +1,11 @@
 """A worker process of a sweep: it lives for many runs, so that imports and compiled kernels are paid for once."""
 
+import contextlib
 import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,8 @@ from pathlib import Path
 from cptlab.paths import cache_dir
 from cptlab.runs.request import Request, missing
 from cptlab.runs.store import Store
+
+HEARTBEAT_SECONDS = 5.0  # of a run whose ranks are other processes
 
 
 def initialise(threads: int, parent: int | None = None) -> None:
@@ -62,15 +66,15 @@ def work(request: Request, root: Path, execution) -> str:
         if not missing(store, request):
             return _ended(store, request.id)
         if execution.ranks > 1:
-            return launch(request, store, execution)
+            return launch(request, store, execution, lock)
         from cptlab.training.trainer import perform
 
         with _quiet():
             return perform(request, store, execution, lock)
 
 
-def launch(request: Request, store: Store, execution) -> str:
-    """Train through DeepSpeed's launcher, one process a rank; the ranks never come from this process."""
+def launch(request: Request, store: Store, execution, lock) -> str:
+    """Train through DeepSpeed's launcher, one process a rank; the ranks never come from this process, and end with it."""
     import pickle
 
     from cptlab.errors import TrainingError
@@ -79,19 +83,35 @@ def launch(request: Request, store: Store, execution) -> str:
     before = _record_time(store, request.id)
     with tempfile.TemporaryDirectory(prefix="cptlab-launch-", dir=_shared_folder(store)) as folder:
         task = Path(folder) / "task.pickle"
-        task.write_bytes(pickle.dumps((request, store.root.resolve(), execution)))
-        here = ["--num_gpus", str(execution.ranks), "--master_port", str(_free_port())]
-        command = [sys.executable, "-m", "deepspeed.launcher.runner", *(shlex.split(execution.launcher) or here)]
-        command += ["--module", "cptlab.training.launch", str(task)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        task.write_bytes(pickle.dumps((request, store.root.resolve(), execution, (socket.gethostname(), os.getpid()))))
+        output = Path(folder) / "output"
+        with output.open("wb") as stream:
+            command = [*_launcher(execution), "--module", "cptlab.training.launch", str(task)]
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            while process.poll() is None:
+                lock.heartbeat()  # the ranks have no lock of their own
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(HEARTBEAT_SECONDS)
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+        tail = output.read_text(errors="replace")[-3000:]
         # A failed record that was there before is another attempt's: what counts is whether the ranks wrote one now.
         wrote = _record_time(store, request.id) != before
-    if not wrote and (done.returncode or missing(store, request)):
-        message = f"the launcher ended with code {done.returncode}: {(done.stderr or done.stdout)[-1500:]}"
+    if not wrote and (process.returncode or missing(store, request)):
+        message = f"the launcher ended with code {process.returncode}: {tail}"
         if _ended(store, request.id) == "done":  # only a measurement is lacking: the run itself has not failed
             raise TrainingError(message)
         store.write_record(request.id, failed_record(request, TrainingError.__name__, message, None))
     return _ended(store, request.id)
+
+
+def _launcher(execution) -> list[str]:
+    """DeepSpeed's launcher: on this machine, or as the profile says."""
+    here = ["--num_gpus", str(execution.ranks), "--master_port", str(_free_port())]
+    return [sys.executable, "-m", "deepspeed.launcher.runner", *(shlex.split(execution.launcher) or here)]
 
 
 def _record_time(store: Store, run_id: str) -> int:
@@ -112,8 +132,6 @@ def _shared_folder(store: Store) -> Path:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -31,6 +31,8 @@ def start_process_group() -> tuple[int, int]:
     """Join the process group, making one of a single member where no launcher did; returns (rank, world size)."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if not dist.is_initialized():
+        # DeepSpeed would build a shared-memory operator in C++ (a minute, and an error where ninja is missing) for inference alone.
+        deepspeed.ops.__compatible_ops__ = {}
         if "MASTER_ADDR" not in os.environ:  # no launcher started us: meet through a file, so that no port can be taken
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
             meeting = Path(tempfile.mkdtemp(prefix="cptlab-")) / "meeting"

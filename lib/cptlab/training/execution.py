@@ -52,6 +52,8 @@ class Execution:
         if unknown:
             raise ConfigError(f"execution names {unknown}, which do not exist: the settings are {', '.join(sorted(known))}")
         values = dict(values)
-        if os.environ.get("CPTLAB_WORKERS"):
-            values["workers"] = int(os.environ["CPTLAB_WORKERS"])
+        if workers := os.environ.get("CPTLAB_WORKERS"):
+            if not workers.isdigit():
+                raise ConfigError(f"CPTLAB_WORKERS is {workers!r}: give a whole number of at least 1")
+            values["workers"] = int(workers)
         return cls(**values)

@@ -1,0 +1,85 @@
+"""The committed records, weights, figures and verdicts hang together. These tests read files only."""
+
+import json
+import os
+import re
+
+import pandas as pd
+import pytest
+
+from cptlab import claims, notebooks, paths
+from cptlab.files import sha256_file
+from cptlab.runs.request import missing
+from cptlab.runs.store import Store
+from cptlab.study import load_profile
+
+ROOT = paths.root()
+STORE = Store(ROOT / "runs")
+
+
+@pytest.fixture(scope="module", params=["00_first_run", "02_cpt_loss_curves"])
+def grid(request):
+    before = os.environ.get("CPTLAB_RUNS")
+    os.environ["CPTLAB_RUNS"] = str(ROOT / "runs")
+    try:
+        yield notebooks.plan(notebooks.find([request.param])[0], {"profile": "laptop"}).grid
+    finally:
+        os.environ.pop("CPTLAB_RUNS") if before is None else os.environ.__setitem__("CPTLAB_RUNS", before)
+
+
+def test_every_run_of_the_laptop_profile_is_recorded(grid):
+    lacking = [request.labels for request in grid.requests if missing(STORE, request)]
+    assert not lacking, f"{len(lacking)} runs are not in runs/: {lacking[:3]}"
+
+
+def test_records_say_what_made_them(grid):
+    for request in grid.requests:
+        record = STORE.record(request.id)
+        assert record["spec"] == request.spec.canonical()
+        assert record["provenance"]["commit"] and record["provenance"]["lock_sha256"] and record["provenance"]["corpus_shards"]
+        assert record["summary"]["steps"] == request.spec.steps and record["summary"]["tokens_per_s"] > 0
+        table = STORE.measurements(request.id)
+        assert table["loss_nats"].between(0, 20).all() and table["step"].max() == request.spec.steps
+
+
+def test_bases_of_the_arms_can_be_started_from_without_training():
+    files = json.loads((ROOT / "runs" / "base-weights" / "manifest.json").read_text())["files"]
+    for name, entry in files.items():
+        path = ROOT / "runs" / "base-weights" / name
+        assert sha256_file(path) == entry["sha256"] == STORE.record(entry["run"])["checkpoints"][str(entry["step"])]["sha256"]
+    assert sum(entry["bytes"] for entry in files.values()) <= 25 * 2**20
+    plan = notebooks.plan(notebooks.find(["02"])[0], {"profile": "laptop"}).grid
+    bases = {request.id for request in plan.requests if request.labels["arm"] == "base"}
+    assert bases <= {entry["run"] for entry in files.values()}
+
+
+def test_the_rates_in_the_profile_are_the_best_of_the_recorded_sweep(monkeypatch):
+    monkeypatch.setenv("CPTLAB_RUNS", str(ROOT / "runs"))
+    grid = notebooks.plan(notebooks.find(["02"])[0], {"profile": "laptop"}).grid
+    settings = load_profile("laptop")["notebooks"]["02_cpt_loss_curves"]
+    tried = [r for r in grid.requests if r.labels["part"] == "sweep"]
+    rows = [r.labels | {"id": r.id, "loss": STORE.measurements(r.id)["loss_nats"].iloc[-1]} for r in tried]
+    table = pd.DataFrame(rows)
+    best = table.loc[table.groupby(["size", "arm"])["loss"].idxmin()]
+    assert len(best) == 2 * len(settings["sweep"]["sizes"])
+    for row in best.itertuples():
+        assert settings["sizes"][row.size]["lr"][row.arm] == row.rate, f"{row.size} {row.arm}: the sweep's best is {row.rate}"
+    assert set(settings["sweep"]["runs"]) == set(table["id"]), "sweep.runs names the runs that chose the rates"
+
+
+def test_figures_of_the_readme_exist_with_data_and_provenance():
+    named = re.findall(r"\(figures/([\w.-]+)\.png\)", (ROOT / "README.md").read_text())
+    assert len(named) >= 6
+    for name in named:
+        for ending in ("png", "svg", "csv", "json"):
+            assert (ROOT / "figures" / f"{name}.{ending}").is_file(), f"figures/{name}.{ending}: run `make figures`"
+        provenance = json.loads((ROOT / "figures" / f"{name}.json").read_text())
+        assert provenance["profile"] == "laptop" and set(provenance["runs"]) <= set(STORE.ids())
+
+
+def test_every_claim_has_a_verdict_from_the_laptop_profile():
+    found = json.loads((ROOT / "figures" / "claims.json").read_text())
+    verdicts = found.get("claims", found)
+    for claim_id in claims.load(ROOT / "claims.yaml"):
+        assert claim_id in json.dumps(verdicts), f"{claim_id} has no verdict: run `make figures`"
+    assert '"profile": "smoke"' not in json.dumps(verdicts)
