@@ -87,7 +87,7 @@ def test_weights_are_those_that_torch_alone_gives(recipe, stores, torch_once, st
             group["lr"] = learning_rate(run, step)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert tiny.losses(stores(stage), run) == pytest.approx(losses, abs=2e-6)
     saved = load_file(stores(stage).checkpoint(run.id, 4))
     for name, parameter in model.named_parameters():

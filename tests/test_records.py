@@ -61,7 +61,7 @@ def test_the_rates_in_the_profile_are_the_best_of_the_recorded_sweep(monkeypatch
     rows = [r.labels | {"id": r.id, "loss": STORE.measurements(r.id)["loss_nats"].iloc[-1]} for r in tried]
     table = pd.DataFrame(rows)
     best = table.loc[table.groupby(["size", "arm"])["loss"].idxmin()]
-    assert len(best) == 2 * len(settings["sweep"]["sizes"])
+    assert len(best) == 2 * len(settings["sweep"]["rates"])
     for row in best.itertuples():
         assert settings["sizes"][row.size]["lr"][row.arm] == row.rate, f"{row.size} {row.arm}: the sweep's best is {row.rate}"
     assert set(settings["sweep"]["runs"]) == set(table["id"]), "sweep.runs names the runs that chose the rates"
