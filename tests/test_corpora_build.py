@@ -255,4 +255,5 @@ def test_functions_for_the_command_line_give_plain_data():
         building.build_corpus("verses")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert corpora.recipe_names() == ["verses-en-fr-zh", "verses-en-fr-zh-smoke"]
+        assert corpora.embedded_names() == ["verses-en-fr-zh", "verses-en-fr-zh-smoke"]
+        assert set(corpora.embedded_names()) < set(corpora.recipe_names())
