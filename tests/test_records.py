@@ -39,7 +39,7 @@ def test_records_say_what_made_them(grid):
         assert record["provenance"]["commit"] and record["provenance"]["lock_sha256"] and record["provenance"]["corpus_shards"]
         assert record["summary"]["steps"] == request.spec.steps and record["summary"]["tokens_per_s"] > 0
         table = STORE.measurements(request.id)
-        assert table["loss_nats"].between(0, 20).all() and table["step"].max() == request.spec.steps
+        assert table["loss_nats"].between(0, 60).all() and table["step"].max() == request.spec.steps
 
 
 def test_bases_of_the_arms_can_be_started_from_without_training():
