@@ -83,7 +83,7 @@ def _stock_environment():
         os.environ.update(held)
 
 
-def train(steps: int = 160, rounds: int = 1) -> dict:
+def train(steps: int = 60, rounds: int = 1) -> dict:
     """Time a sweep of four small laptop runs through DeepSpeed against ``transformers.Trainer`` (bf16, both cores, ``torch_compile`` off
     and on), the same four runs one after another; interleaved, both warm, imports and first compilation left out of both.
 
