@@ -52,7 +52,7 @@ def _can_compile() -> bool:
     """Whether ``torch.compile`` has what it needs; says once what is missing."""
     if torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++"):
         return True
-    warnings.warn("no C++ compiler was found (g++ or clang++): training runs uncompiled, about half as fast", stacklevel=2)
+    warnings.warn("no C++ compiler was found (g++ or clang++): training runs uncompiled, and slower", stacklevel=2)
     return False
 
 
