@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cptlab import __version__, cli_corpora, paths
+from cptlab import __version__, cli_corpora, cli_laws, paths
 from cptlab.errors import ConfigError, CptlabError, StoreError
 
 if TYPE_CHECKING:
@@ -249,6 +249,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--profile", default=COMMITTED_PROFILE, metavar="P", help="whose store (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help=json_help)
     cli_corpora.add(commands)
+    cli_laws.add(commands)
     text = "Measure this machine: training against transformers.Trainer, the time to serve stored runs, or the corpus pipeline."
     sub = command("bench", bench, text)
     text = "train: speedup and utilisation (minutes); serve: milliseconds a stored run; corpora: speed and memory (minutes)"

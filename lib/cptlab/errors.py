@@ -19,3 +19,7 @@ class StoreError(CptlabError):
 
 class TrainingError(CptlabError):
     """Training one run failed: a loss that is not finite, a shape that does not fit, memory that ran out."""
+
+
+class DataError(CptlabError):
+    """A table of measurements cannot be read, has a bad value, or cannot determine what is asked of it."""

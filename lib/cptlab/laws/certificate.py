@@ -1,0 +1,146 @@
+"""What a fit is worth: its condition, the parameters that the data do not determine, and warnings in words."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cptlab.laws.fitting import SAME, Point, Problem
+
+WIDE_FACTOR = 100.0  # a positive parameter whose interval spans more than this factor is not determined
+WIDE_EXPONENT = 1.0  # nor is an exponent whose interval is wider
+NULL = 1e-7  # singular values below this part of the largest are a direction that the data do not see
+FADED = 1e-3  # a term that is nowhere a larger part of the loss than this
+LOW_AGREEMENT = 0.5
+HIGH_CONDITION = 1e4
+FEW_POINTS = 3  # a free parameter
+
+
+def scaled_jacobian(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Derivatives of the log loss by the free internal coordinates, shape (points, free), each column of length one (or zero)."""
+    jacobian = problem.jacobian(theta).T * np.sqrt(problem.weights)[:, None]
+    lengths = np.linalg.norm(jacobian, axis=0)
+    return jacobian / np.where(lengths > 0, lengths, 1.0)
+
+
+def condition(problem: Problem, theta: np.ndarray) -> float:
+    """Largest over smallest singular value of :func:`scaled_jacobian`: 1 for parameters that act independently, 1e16 (the most that floats
+    can show) when some cannot be told apart. The internal coordinates are logarithms of positive parameters and plain exponents."""
+    values = np.linalg.svd(scaled_jacobian(problem, theta), compute_uv=False)
+    return float(values[0] / max(values[-1], 1e-16 * values[0]))
+
+
+def spread(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Standard errors of the free internal coordinates from the linearised fit, infinite along directions the data do not see."""
+    jacobian = problem.jacobian(theta).T * np.sqrt(problem.weights)[:, None]
+    dof = max(len(problem.log_measured) - len(problem.free), 1)
+    rms = np.sqrt(float(problem.weights @ problem.residual(theta) ** 2) / dof)
+    _, values, rows = np.linalg.svd(jacobian, full_matrices=False)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        variance = (np.where(np.abs(rows) > 1e-6, rows, 0.0) ** 2 / (values[:, None] ** 2)) * rms**2
+        return np.sqrt(np.nansum(variance, axis=0))
+
+
+def unidentified(problem: Problem, theta: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[str]:
+    """Names of free parameters that the data do not determine.
+
+    Those with weight in a direction that the losses do not feel, those of a term that has faded, and those whose 95 % interval
+    (``low``, ``high``: full vectors of internal coordinates) spans a factor of 100, or 1 for an exponent.
+    """
+    form, found = problem.form, set()
+    scaled = scaled_jacobian(problem, theta)
+    _, values, rows = np.linalg.svd(scaled, full_matrices=True)
+    values = np.concatenate([values, np.zeros(len(rows) - len(values))])
+    for value, row in zip(values, rows, strict=True):
+        if value < NULL * values[0]:
+            found |= {int(place) for place, weight in zip(problem.free, row, strict=True) if abs(weight) > 0.1}
+    for place in problem.free:
+        wide = np.log(WIDE_FACTOR) if form.parameters[place].log else WIDE_EXPONENT
+        if not high[place] - low[place] <= wide:  # also NaN
+            found.add(int(place))
+    faint = faded(problem, theta)
+    for place, column in zip(problem.free, scaled.T, strict=True):
+        if not column.any() or form.names[place] in faint:
+            found.add(int(place))
+    return [form.names[place] for place in sorted(found)]
+
+
+def faded(problem: Problem, theta: np.ndarray) -> list[str]:
+    """Free coefficients whose term is nowhere more than a thousandth of the sum."""
+    terms, _ = problem.form.terms(theta, problem.x)
+    shares = np.exp(terms - terms.max(axis=0))
+    peaks = (shares / shares.sum(axis=0)).max(axis=1)
+    places = [place for place, parameter in enumerate(problem.form.parameters) if parameter.coefficient]
+    return [problem.form.names[place] for place, peak in zip(places, peaks, strict=True) if place in problem.free and peak < FADED]
+
+
+def astray(problem: Problem, theta: np.ndarray) -> list[str]:
+    """Free parameters that ran off to where they no longer change the loss: a thousand times outside their range, an exponent beyond 10."""
+    found = []
+    for place in problem.free:
+        parameter, value = problem.form.parameters[place], theta[place]
+        if parameter.coefficient:
+            continue
+        if parameter.log and not np.log(parameter.low) - np.log(1e3) <= value <= np.log(parameter.high) + np.log(1e3):
+            found.append(parameter.name)
+        if not parameter.log and abs(value) > 10:
+            found.append(parameter.name)
+    return found
+
+
+def status(problem: Problem, best: Point) -> str:
+    """``converged``; ``no finite optimum`` when a parameter runs off; ``not converged`` when refinement stopped before a minimum."""
+    if astray(problem, best.theta):
+        return "no finite optimum"
+    return "converged" if best.converged else "not converged"
+
+
+def warnings(
+    problem: Problem, best: Point, ends: list[Point], agreement: float, number: float, loose: list[str], notes: Mapping[str, float]
+) -> list[str]:
+    """Reasons not to trust a fit, in words. ``notes`` holds what the bootstrap and the hold-out have to say."""
+    form, theta, said = problem.form, best.theta, []
+    points, free = len(problem.log_measured), len(problem.free)
+    if points < FEW_POINTS * free:
+        said.append(f"{points} points for {free} free parameters: fewer than {FEW_POINTS} a parameter; the fit can follow noise")
+    gone = astray(problem, theta)
+    if gone:
+        values = ", ".join(f"{name} = {form.named(theta)[name]:.3g}" for name in gone)
+        said.append(f"the objective has no finite optimum: {values} still moves away without changing the losses")
+    elif not best.converged:
+        said.append("refinement stopped before a minimum: do not use the parameters")
+    if agreement < LOW_AGREEMENT and len(ends) > 1:
+        others = sorted({float(f"{end.objective:.4g}") for end in ends if end.objective > best.objective * (1 + SAME)})
+        said.append(
+            f"only {agreement:.0%} of {len(ends)} starts reached the optimum: others ended at objectives from {others[0]:.4g} to"
+            f" {others[-1]:.4g} against {best.objective:.4g}; there may be a better one still"
+        )
+    near = [end for end in ends if best.objective * (1 + SAME) < end.objective <= best.objective * 1.01]
+    far = [
+        form.names[place] for place in problem.free if any(_apart(form.parameters[place], end.theta[place], theta[place]) for end in near)
+    ]
+    if far:
+        said.append(f"a flat valley: other minima within 1 % of the optimum's objective differ in {', '.join(far)} by more than a quarter")
+    faint = faded(problem, theta)
+    if faint:
+        said.append(f"the term of {', '.join(faint)} is nowhere more than {FADED:.1%} of the loss: the data do not show it")
+    if number > HIGH_CONDITION:
+        said.append(f"condition number {number:.1e}: some parameters stand in for one another")
+    if loose:
+        said.append(f"not determined by these data: {', '.join(loose)}; freeze them or measure where they matter")
+    falling = [name for name in ("alpha", "beta", "eta") if name in form.names and form.named(theta)[name] <= 0]
+    if falling:
+        said.append(f"{', '.join(falling)} came out at or below zero, against the meaning of the law")
+    if notes.get("unsettled", 0) > 0.05:
+        said.append(f"{notes['unsettled']:.0%} of the bootstrap refits did not settle: the intervals are rough")
+    if notes.get("redrawn", 0) > 0.05:
+        said.append(
+            f"{notes['redrawn']:.0%} of the bootstrap samples had too few different points, others took their place: intervals too narrow"
+        )
+    if notes.get("held_rms", 0) > 3 * notes.get("rms", np.inf):
+        said.append(f"on held-out points the error is {notes['held_rms'] / notes['rms']:.1f} times that on the fitted ones")
+    return said
+
+
+def _apart(parameter, a: float, b: float) -> bool:
+    """Whether two internal values differ by more than a quarter."""
+    return abs(a - b) > (np.log(1.25) if parameter.log else 0.25 * max(abs(a), abs(b)))

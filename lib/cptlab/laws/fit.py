@@ -1,0 +1,266 @@
+"""A fitted law with its certificate: :func:`fit` explores, refines, examines and resamples; :class:`Fit` is what it found."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cptlab.errors import ConfigError, DataError
+from cptlab.laws import certificate
+from cptlab.laws.bootstrap import resample
+from cptlab.laws.fitting import SAME, Problem, explore, refine
+from cptlab.laws.forms import Form, form
+from cptlab.laws.table import Table, load
+from cptlab.statistics import Estimate
+
+STARTS = 64
+DELTA = 1e-3
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law.
+
+    ``parameters`` holds an :class:`~cptlab.statistics.Estimate` a parameter (value at full precision, 95 % percentile interval of the
+    bootstrap; bounds NaN without one, equal to the value when ``frozen``); ``objective`` the sum of Huber losses of log loss; ``status`` says
+    whether it is a minimum; ``agreement`` the share of the ``starts`` that reached it; ``condition`` and ``unidentified`` what the data
+    determine; ``rms_log_error`` the root mean square of log predicted - log measured on the fitted points; ``held_out`` the errors on
+    the held-out ones; ``replicates`` the bootstrap refits, one row each; ``warnings`` the reasons not to trust it.
+    """
+
+    form: Form
+    parameters: Mapping[str, Estimate]
+    frozen: tuple[str, ...]
+    points: int
+    objective: float
+    status: str
+    agreement: float
+    starts: int
+    condition: float
+    unidentified: tuple[str, ...]
+    rms_log_error: float
+    held_out: Mapping[str, float] | None
+    replicates: pd.DataFrame
+    warnings: tuple[str, ...]
+    huber_delta: float
+    seed: int
+    seconds: float
+    minima: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Parameter values by name."""
+        return {name: estimate.value for name, estimate in self.parameters.items()}
+
+    def loss(self, **inputs) -> np.ndarray:
+        """Predicted loss (nats) at n=, d=, ... (numbers or arrays that broadcast)."""
+        return self.form.loss(self.values, **inputs)
+
+    def derive(self, function: Callable[[dict[str, float]], float], confidence: float = 0.95) -> Estimate:
+        """A quantity computed from the parameters, with the percentile interval of its values over the bootstrap replicates."""
+        draws = np.array([function(dict(row)) for row in self.replicates.to_dict("records")])
+        low, high = np.percentile(draws, [50 * (1 - confidence), 50 * (1 + confidence)]) if len(draws) else (math.nan, math.nan)
+        return Estimate(float(function(self.values)), float(low), float(high), self.points)
+
+    def to_json(self) -> dict:
+        """Everything but the replicates, as plain JSON values; a bound that is not known is null."""
+        rows = {}
+        for name, estimate in self.parameters.items():
+            rows[name] = {"value": estimate.value, "low": _plain(estimate.low), "high": _plain(estimate.high)}
+            if name in self.frozen:
+                rows[name]["frozen"] = True
+        own = {
+            "form": self.form.name,
+            "equation": self.form.equation,
+            "parameters": rows,
+            "objective": self.objective,
+            "status": self.status,
+        }
+        own |= {"agreement": self.agreement, "condition": self.condition, "seconds": self.seconds, "warnings": list(self.warnings)}
+        own |= {"unidentified": list(self.unidentified), "points": self.points, "starts": self.starts, "bootstrap": len(self.replicates)}
+        own |= {"huber_delta": self.huber_delta, "rms_log_error": self.rms_log_error, "held_out": self.held_out, "seed": self.seed}
+        return own | {"minima": [dict(row) for row in self.minima]}
+
+    def __str__(self) -> str:
+        lines = [f"{self.form.name}: {self.form.equation}", f"{self.points} points, Huber delta {self.huber_delta:g}, seed {self.seed}"]
+        for name, estimate in self.parameters.items():
+            mark = "frozen" if name in self.frozen else f"[{estimate.low:.5g}, {estimate.high:.5g}]"
+            mark = "no interval" if math.isnan(estimate.low) else mark
+            lines.append(f"  {name:9} {estimate.value:<12.6g} {mark}{'  NOT DETERMINED' if name in self.unidentified else ''}")
+        lines.append(f"objective {self.objective:.8g} ({self.status}), reached by {self.agreement:.0%} of {self.starts} starts")
+        lines.append(f"condition {self.condition:.3g}, rms error of log loss {self.rms_log_error:.3g}, {self.seconds:.2f} s")
+        if self.held_out:
+            held = self.held_out
+            lines.append(
+                f"held out: {held['points']} points, rms error of log loss {held['rms_log_error']:.3g}, mean {held['mean_log_error']:+.3g},"
+                f" worst {held['worst_log_error']:+.3g}"
+            )
+        return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def fit(
+    law: str | Form,
+    data: pd.DataFrame | Mapping | str | Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    freeze: Mapping[str, float] | None = None,
+    huber_delta: float = DELTA,
+    bootstrap: int = 4000,
+    holdout: float | str | None = None,
+    seed: int = 0,
+    starts: int = STARTS,
+    workers: int | None = None,
+) -> Fit:
+    """Fit a scaling law to measured losses.
+
+    Args:
+        law: name of a form, or a :class:`~cptlab.laws.forms.Form` of your own.
+        data: table, mapping of columns or path of a CSV file; ``columns`` maps roles (n, d, r, u, loss, group) to its columns. Rows of
+            one ``group`` (evaluations of one run) are resampled and held out together.
+        freeze: parameters that keep a value (named scale); a coefficient frozen at 0 leaves its term out.
+        huber_delta: where Huber's loss turns from square to linear.
+        bootstrap: refits of resampled points behind the 95 % intervals; 0 for none.
+        holdout: share of the rows, or a condition such as ``"tokens > 1e9"``: these are predicted, not fitted.
+        seed: of the starts, the resampling and a hold-out by share.
+        starts: how many starts Optuna explores and L-BFGS refines.
+        workers: processes for the bootstrap (default: one a core). The result does not depend on it.
+
+    Raises:
+        DataError: a bad cell (row and column are named), too few points, or an input that does not vary although a free parameter
+            needs it to.
+        ConfigError: an unknown form, parameter, role or column.
+    """
+    law = form(law)
+    if not huber_delta > 0 or not math.isfinite(huber_delta):
+        raise ConfigError(f"huber_delta {huber_delta}: give a positive number, 1e-3 as in arXiv 2203.15556")
+    if bootstrap < 0 or starts < 1 or seed < 0:
+        raise ConfigError(
+            f"bootstrap {bootstrap}, starts {starts}, seed {seed}: bootstrap and seed cannot be negative, starts is 1 or more"
+        )
+    table = load(data, law, columns, holdout, seed)
+    began = time.perf_counter()
+    problem = _problem(law, table, dict(freeze or {}), huber_delta)
+    explored = explore(problem, starts, seed)
+    ends = sorted((refine(problem, start) for start in explored), key=lambda end: end.objective)
+    best = next((end for end in ends if end.converged and end.objective <= ends[0].objective * (1 + SAME)), ends[0])
+    agreement = sum(end.objective <= best.objective * (1 + SAME) for end in ends) / len(ends)
+    minima = _minima(ends)
+    codes = table.groups[~table.held]
+    replicates, notes = resample(
+        problem, best.theta, [end.theta for end in minima[1:]] + explored, codes, bootstrap, seed, workers or _cores()
+    )
+    low, high = (
+        np.percentile(replicates, [2.5, 97.5], axis=0) if bootstrap else best.theta + np.outer([-2, 2], _spread(problem, best.theta))
+    )
+    loose = certificate.unidentified(problem, best.theta, low, high)
+    number = certificate.condition(problem, best.theta)
+    residual = problem.residual(best.theta)
+    notes["rms"] = math.sqrt(float(np.mean(residual**2)))
+    held = _held_out(law, table, best.theta)
+    notes["held_rms"] = held["rms_log_error"] if held else 0.0
+    frozen = tuple(name for place, name in enumerate(law.names) if place not in problem.free)
+    draws = (
+        pd.DataFrame({p.name: p.named(replicates[:, i]) for i, p in enumerate(law.parameters)})
+        if bootstrap
+        else pd.DataFrame(columns=law.names)
+    )
+    return Fit(
+        form=law,
+        parameters=_estimates(law, best.theta, draws, frozen, len(residual)),
+        frozen=frozen,
+        points=len(residual),
+        objective=best.objective,
+        status=certificate.status(problem, best),
+        agreement=agreement,
+        starts=len(ends),
+        condition=number,
+        unidentified=tuple(loose),
+        rms_log_error=notes["rms"],
+        held_out=held,
+        replicates=draws,
+        warnings=tuple(certificate.warnings(problem, best, ends, agreement, number, loose, notes)),
+        huber_delta=huber_delta,
+        seed=seed,
+        seconds=time.perf_counter() - began,
+        minima=tuple(law.named(end.theta) | {"objective": end.objective} for end in minima),
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _problem(law: Form, table: Table, freeze: dict[str, float], delta: float) -> Problem:
+    """The problem of the rows that are not held out; DataError when they cannot determine what is free."""
+    start = np.zeros(len(law.names))
+    if law.coupled:  # see project: the first pass needs terms that do not depend on the others
+        start[law.index("A")] = 50.0
+    for name, value in freeze.items():
+        start[law.index(name)] = law.parameters[law.index(name)].internal(value)
+    free = np.array([place for place, name in enumerate(law.names) if name not in freeze])
+    if not len(free):
+        raise ConfigError(f"every parameter of {law.name} is frozen: nothing is left to fit")
+    kept = ~table.held
+    points = int(kept.sum())
+    if points <= len(free):
+        raise DataError(
+            f"{table.source} has {points} points to fit, the {len(free)} free parameters of {law.name} need at least {len(free) + 1}:"
+            f" measure more, hold out fewer or freeze some of {', '.join(law.names[place] for place in free)}"
+        )
+    for role, needing in law.identifies.items():
+        values = np.unique(table.inputs[role][kept])
+        wanting = [name for name in needing if name not in freeze]
+        if len(values) == 1 and wanting:
+            raise DataError(
+                f"{table.source}: column {table.columns[role]!r} has only one value, {values[0]:g}, in the rows to fit:"
+                f" nothing can tell {', '.join(wanting)} then; add rows with others, or freeze (--freeze {','.join(f'{name}=VALUE' for name in wanting)})"
+            )
+    x = law.prepare({role: values[kept] for role, values in table.inputs.items()})
+    return Problem(law, x, np.log(table.loss[kept]), np.ones(points), delta, start, free)
+
+
+def _minima(ends: list) -> list:
+    """Of refined starts, sorted by objective: one for each distinct minimum."""
+    found: list = []
+    for end in ends:
+        if end.converged and (not found or end.objective > found[-1].objective * (1 + 1e-4)):
+            found.append(end)
+    return found or ends[:1]
+
+
+def _spread(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    full = np.zeros(len(theta))
+    full[problem.free] = certificate.spread(problem, theta)
+    return full
+
+
+def _estimates(law: Form, theta: np.ndarray, draws: pd.DataFrame, frozen: tuple[str, ...], points: int) -> dict[str, Estimate]:
+    found = {}
+    for name, value in law.named(theta).items():
+        low, high = (value, value) if name in frozen else np.percentile(draws[name], [2.5, 97.5]) if len(draws) else (math.nan, math.nan)
+        found[name] = Estimate(value, float(low), float(high), points)
+    return found
+
+
+def _held_out(law: Form, table: Table, theta: np.ndarray) -> dict[str, float] | None:
+    """Errors of the prediction, log predicted - log measured, on the held-out rows."""
+    if not table.held.any():
+        return None
+    x = law.prepare({role: values[table.held] for role, values in table.inputs.items()})
+    error = law.log_loss(theta, x)[0] - np.log(table.loss[table.held])
+    worst = float(error[np.argmax(np.abs(error))])
+    return {
+        "points": len(error),
+        "rms_log_error": math.sqrt(float(np.mean(error**2))),
+        "mean_log_error": float(error.mean()),
+        "worst_log_error": worst,
+    }

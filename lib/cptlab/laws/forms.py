@@ -1,0 +1,366 @@
+"""The forms of scaling laws: what each says, where it comes from, and its logarithm with the analytic derivative.
+
+Every form is a sum of positive terms, L = (t_1 + ... + t_K) ** outer, evaluated through log-sum-exp. Parameters are optimised in
+*internal* coordinates: positive ones as their logarithm, exponents as they are. Most laws are sums of power terms and are declared as a
+:class:`PowerSum`; one with another structure gives ``terms`` itself (see :class:`Kaplan`). :func:`register` makes a form known by name.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cptlab.errors import ConfigError
+
+INPUTS = {
+    "n": "parameters",
+    "d": "training tokens",
+    "r": "share of the data in question in the mixture, 0 to 1",
+    "u": "unique training tokens",
+}
+TINY_LOG = -700.0  # the logarithm that stands for a coefficient frozen at zero: exp(-700) is still a normal number
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a form: optimised as its logarithm or as it is, and the range in which starts are drawn.
+
+    A ``coefficient`` multiplies one term (the k-th coefficient the k-th term); given the others it is found by projection, so that no
+    start needs to be drawn for it.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    coefficient: bool = False
+
+    def internal(self, value: float) -> float:
+        """Named scale to internal scale; ConfigError for a value that this parameter cannot have."""
+        if not np.isfinite(value) or (self.log and (value < 0 or (value == 0 and not self.coefficient))):
+            kind = (
+                "zero or a positive number (zero leaves its term out)"
+                if self.coefficient
+                else "a positive number"
+                if self.log
+                else "a number"
+            )
+            raise ConfigError(f"parameter {self.name} = {value}: it has to be {kind}")
+        if not self.log:
+            return float(value)
+        return float(np.log(value)) if value > 0 else TINY_LOG
+
+    def named(self, value):
+        """Internal scale to named scale (number or array); a coefficient frozen at zero comes back as zero."""
+        return np.where(np.asarray(value) <= TINY_LOG, 0.0, np.exp(np.minimum(value, -TINY_LOG))) if self.log else np.asarray(value)
+
+
+def coefficient(name: str) -> Parameter:
+    """A positive factor of a term."""
+    return Parameter(name, log=True, coefficient=True)
+
+
+def exponent(name: str, low: float = 0.05, high: float = 1.2) -> Parameter:
+    """An exponent; it may come out negative."""
+    return Parameter(name, low, high)
+
+
+def positive(name: str, low: float, high: float) -> Parameter:
+    """A positive parameter that is no factor of a term."""
+    return Parameter(name, low, high, log=True)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A scaling law. ``terms`` is what a new structure defines; ``identifies`` names, for each input, the parameters that only its
+    variation in the data can determine. ``outer`` is the parameter to whose power the sum is raised. ``coupled`` says that terms depend
+    on other terms' coefficients."""
+
+    name: str
+    equation: str
+    source: str
+    parameters: tuple[Parameter, ...]
+    inputs: tuple[str, ...] = ("n", "d")
+    identifies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    outer: str | None = None
+    coupled: bool = False
+
+    def terms(self, theta: np.ndarray, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Logarithms of the terms, shape (K, points), and their derivatives by ``theta`` (internal), shape (P, K, points).
+
+        ``x`` holds each input, and its logarithm under ``log_n``, ...
+        """
+        raise NotImplementedError
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    def index(self, name: str) -> int:
+        """Position of a parameter; ConfigError lists the known ones."""
+        if name not in self.names:
+            raise ConfigError(f"form {self.name} has no parameter {name!r}: it has {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def prepare(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """``inputs`` as float arrays with their logarithms (of a share of zero: a very negative number), as ``terms`` wants them."""
+        missing = [name for name in self.inputs if name not in inputs]
+        if missing:
+            raise ConfigError(f"form {self.name} needs {missing[0]} ({INPUTS[missing[0]]}); given: {', '.join(inputs) or 'nothing'}")
+        values = np.broadcast_arrays(*(np.atleast_1d(np.asarray(inputs[name], dtype=float)) for name in self.inputs))
+        x = {name: np.ascontiguousarray(value).ravel() for name, value in zip(self.inputs, values, strict=True)}
+        return x | {f"log_{name}": np.log(np.maximum(value, 1e-300)) for name, value in x.items()}
+
+    def log_loss(self, theta: np.ndarray, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Logarithm of the predicted loss, shape (points,), and its derivative by ``theta``, shape (P, points); ``x`` from ``prepare``."""
+        terms, slopes = self.terms(theta, x)
+        top = terms.max(axis=0)
+        shares = np.exp(terms - top)
+        total = shares.sum(axis=0)
+        shares /= total
+        value, slope = top + np.log(total), np.einsum("pkm,km->pm", slopes, shares)
+        if self.outer is None:
+            return value, slope
+        at = self.index(self.outer)
+        power = _exp(theta[at])  # every outer power is optimised as its logarithm
+        slope *= power
+        slope[at] += power * value
+        return power * value, slope
+
+    def internal(self, values: Mapping[str, float]) -> np.ndarray:
+        """A vector of internal coordinates from named values; all of them are needed."""
+        missing = [name for name in self.names if name not in values]
+        if missing:
+            raise ConfigError(f"form {self.name} needs a value of {', '.join(missing)}")
+        return np.array([parameter.internal(values[parameter.name]) for parameter in self.parameters])
+
+    def named(self, theta: np.ndarray) -> dict[str, float]:
+        """Named values from a vector of internal coordinates."""
+        return {parameter.name: float(parameter.named(value)) for parameter, value in zip(self.parameters, theta, strict=True)}
+
+    def loss(self, values: Mapping[str, float], **inputs) -> np.ndarray:
+        """Predicted loss (nats) at ``inputs`` (n=, d=, ...; numbers or arrays that broadcast) for named parameter values.
+
+        Returns an array of the broadcast shape (0-d for numbers).
+        """
+        shape = np.broadcast_shapes(*(np.shape(value) for value in inputs.values()))
+        return np.exp(self.log_loss(self.internal(values), self.prepare(inputs))[0]).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One power term: coefficient x product of inputs to the power of exponents, those ``over`` in the denominator.
+
+    ``shift`` adds a positive parameter to an input before it is raised: ``{"r": "eps"}``.
+    """
+
+    coefficient: str
+    over: Mapping[str, str] = field(default_factory=dict)
+    times: Mapping[str, str] = field(default_factory=dict)
+    shift: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PowerSum(Form):
+    """A sum of power terms, declared by ``sum``; derivatives follow from the declaration."""
+
+    sum: tuple[Term, ...] = ()
+
+    def __post_init__(self):
+        found: dict[str, list[str]] = {}
+        for term in self.sum:
+            for powers in (term.over, term.times):
+                for name, power in powers.items():
+                    found.setdefault(name, []).append(power)
+        object.__setattr__(self, "identifies", {name: tuple(powers) for name, powers in found.items()})
+
+    def prepare(self, inputs):
+        """See :meth:`Form.prepare`; what does not depend on the parameters is computed once."""
+        x = super().prepare(inputs)
+        slopes = np.zeros((len(self.parameters), len(self.sum), len(x[self.inputs[0]])))
+        for k, term in enumerate(self.sum):
+            slopes[self.index(term.coefficient), k] = 1.0
+            for sign, powers in ((-1.0, term.over), (1.0, term.times)):
+                for name, power in powers.items():
+                    if name not in term.shift:
+                        slopes[self.index(power), k] = sign * x[f"log_{name}"]
+        return x | {"slopes": slopes}
+
+    def terms(self, theta, x):
+        """See :meth:`Form.terms`."""
+        slopes = x["slopes"]
+        terms = np.tensordot(theta, slopes, 1)  # without shifts a term's logarithm is linear in the coordinates
+        if not any(term.shift for term in self.sum):
+            return terms, slopes
+        slopes = slopes.copy()
+        for k, term in enumerate(self.sum):
+            for name, parameter in term.shift.items():
+                sign, power = (-1.0, term.over[name]) if name in term.over else (1.0, term.times[name])
+                at, moved = self.index(power), self.index(parameter)
+                shift = _exp(theta[moved])
+                shifted = x[name] + shift
+                slopes[at, k] = sign * np.log(shifted)
+                slopes[moved, k] = sign * theta[at] * shift / shifted
+                terms[k] += theta[at] * slopes[at, k]
+        return terms, slopes
+
+
+@dataclass(frozen=True)
+class Kaplan(Form):
+    """The joint law of arXiv 2001.08361: a sum of two terms to a power."""
+
+    def terms(self, theta, x):
+        """See :meth:`Form.terms`."""
+        log_n_c, log_d_c, log_alpha, log_beta = theta
+        ratio = _exp(log_alpha - log_beta)
+        over = log_n_c - x["log_n"]
+        slopes = np.zeros((4, 2, len(over)))
+        slopes[0, 0], slopes[1, 1] = ratio, 1.0
+        slopes[2, 0], slopes[3, 0] = ratio * over, -ratio * over
+        return np.stack([ratio * over, log_d_c - x["log_d"]]), slopes
+
+
+@dataclass(frozen=True)
+class DataConstrained(Form):
+    """Repeated data and surplus parameters are worth exponentially less; arXiv 2305.16264, equations 5 and 6, and appendix A."""
+
+    def terms(self, theta, x):
+        """See :meth:`Form.terms`."""
+        log_e, log_a, log_b, log_alpha, log_beta, log_rd, log_rn = theta
+        alpha, beta = _exp(log_alpha), _exp(log_beta)
+        # Parameters that are compute-optimal for the unique tokens: G (G U)^(beta/alpha); fewer than that are all worth their number.
+        unique = np.minimum(x["log_u"], x["log_d"])
+        g = (log_alpha + log_a - log_beta - log_b) / (alpha + beta)
+        base = g + beta / alpha * (g + unique)
+        below = base < x["log_n"]
+        base = np.minimum(base, x["log_n"])
+        d, by_rd, _ = _saturated(unique, x["log_d"], log_rd)
+        n, by_rn, by_base = _saturated(base, x["log_n"], log_rn)
+        # Derivatives of g and of base; log_alpha and log_beta are the coordinates.
+        g_by = {1: 1.0, 2: -1.0, 3: 1.0 - alpha * g, 4: -1.0 - beta * g}
+        base_by = {at: (1 + beta / alpha) * slope / (alpha + beta) for at, slope in g_by.items()}
+        extra = beta / alpha * (g + unique)
+        slopes = np.zeros((7, 3, len(unique)))
+        for at in g_by:
+            shift = base_by[at] + (0 if at < 3 else -extra if at == 3 else extra)
+            slopes[at, 1] = -alpha * by_base * below * shift
+        slopes[0, 0] = 1.0
+        slopes[1, 1] += 1.0
+        slopes[2, 2] = 1.0
+        slopes[3, 1] -= alpha * n
+        slopes[4, 2] = -beta * d
+        slopes[5, 2] = -beta * by_rd
+        slopes[6, 1] = -alpha * by_rn
+        return np.stack([np.full_like(n, log_e), log_a - alpha * n, log_b - beta * d]), slopes
+
+
+def _saturated(log_base: np.ndarray, log_total: np.ndarray, log_half: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log of U (1 + R* (1 - exp(-R / R*))) with U = base, R = total / U - 1, R* = exp(log_half); derivatives by log R* and by log U."""
+    half = _exp(log_half)
+    repeats = np.expm1(np.clip(log_total - log_base, 0.0, 200.0))
+    decay = np.exp(-repeats / half)
+    worth = 1 - half * np.expm1(-repeats / half)
+    by_half = (half * (1 - decay) - repeats * decay) / worth
+    return log_base + np.log(worth), by_half, 1 - (repeats + 1) * decay / worth
+
+
+def _exp(value: float) -> float:
+    """Exponential of one coordinate, held within what can still be squared: a line search may try anything."""
+    return math.exp(min(max(value, -100.0), 100.0))
+
+
+FORMS: dict[str, Form] = {}
+
+
+def register(form: Form) -> Form:
+    """Make a form known by its name, to :func:`form`, :func:`cptlab.laws.fit` and ``cptlab fit``; returns it."""
+    FORMS[form.name] = form
+    return form
+
+
+def form(name: "str | Form") -> Form:
+    """A form by name (a form is returned as it is); ConfigError lists the known names."""
+    if isinstance(name, Form):
+        return name
+    if name not in FORMS:
+        raise ConfigError(f"form {name!r} is unknown: use one of {', '.join(FORMS)}")
+    return FORMS[name]
+
+
+E, A, B = coefficient("E"), coefficient("A"), coefficient("B")
+ALPHA, BETA = exponent("alpha"), exponent("beta")
+
+register(
+    Kaplan(
+        name="kaplan",
+        equation="L = ((N_c/n)^(alpha/beta) + D_c/d)^beta",
+        source="arXiv 2001.08361, equation 1.5 (alpha and beta are its alpha_N and alpha_D)",
+        parameters=(coefficient("N_c"), coefficient("D_c"), positive("alpha", 0.02, 1.0), positive("beta", 0.02, 1.0)),
+        identifies={"n": ("alpha",), "d": ("beta",)},
+        outer="beta",
+    )
+)
+register(
+    PowerSum(
+        name="chinchilla",
+        equation="L = E + A/n^alpha + B/d^beta",
+        source="arXiv 2203.15556, equation 2; the scratch law of arXiv 2407.02118",
+        parameters=(E, A, B, ALPHA, BETA),
+        sum=(Term("E"), Term("A", over={"n": "alpha"}), Term("B", over={"d": "beta"})),
+    )
+)
+register(
+    PowerSum(
+        name="continual",
+        equation="L = E + A/n^alpha + B/(d^beta n^gamma)",
+        source="arXiv 2407.02118, the continual law (B, beta and gamma are its B', beta' and gamma)",
+        parameters=(E, A, B, ALPHA, BETA, exponent("gamma", -0.3, 0.5)),
+        sum=(Term("E"), Term("A", over={"n": "alpha"}), Term("B", over={"d": "beta", "n": "gamma"})),
+    )
+)
+register(
+    DataConstrained(
+        name="data-constrained",
+        equation="L = E + A/n'^alpha + B/d'^beta, d' = u (1 + R_D (1 - exp(-(d/u - 1)/R_D))), n' likewise with R_N",
+        source="arXiv 2305.16264, equations 5 and 6 (equation 5 and 6)",
+        parameters=(
+            E,
+            A,
+            B,
+            positive("alpha", 0.1, 1.0),
+            positive("beta", 0.1, 1.0),
+            positive("R_D_star", 1, 100),
+            positive("R_N_star", 1, 100),
+        ),
+        inputs=("n", "d", "u"),
+        identifies={"n": ("alpha", "R_N_star"), "d": ("beta", "R_D_star")},
+        coupled=True,
+    )
+)
+register(
+    PowerSum(
+        name="dcpt",
+        equation="L = E + A/n^alpha + B r^eta/d^beta + C/(r + eps)^gamma",
+        source="arXiv 2406.01375, the D-CPT law",
+        parameters=(
+            E,
+            A,
+            B,
+            coefficient("C"),
+            ALPHA,
+            BETA,
+            exponent("gamma", 0.05, 2.0),
+            exponent("eta", 0.1, 3.0),
+            positive("eps", 1e-3, 1.0),
+        ),
+        inputs=("n", "d", "r"),
+        sum=(
+            Term("E"),
+            Term("A", over={"n": "alpha"}),
+            Term("B", over={"d": "beta"}, times={"r": "eta"}),
+            Term("C", over={"r": "gamma"}, shift={"r": "eps"}),
+        ),
+    )
+)
