@@ -27,10 +27,11 @@ class Fit:
     """A fitted law.
 
     ``parameters`` holds an :class:`~cptlab.statistics.Estimate` a parameter (value at full precision, 95 % percentile interval of the
-    bootstrap; bounds NaN without one, equal to the value when ``frozen``); ``objective`` the sum of Huber losses of log loss; ``status`` says
-    whether it is a minimum; ``agreement`` the share of the ``starts`` that reached it; ``condition`` and ``unidentified`` what the data
-    determine; ``rms_log_error`` the root mean square of log predicted - log measured on the fitted points; ``held_out`` the errors on
-    the held-out ones; ``replicates`` the bootstrap refits, one row each; ``warnings`` the reasons not to trust it.
+    bootstrap; bounds NaN without one, equal to the value when ``frozen``); ``objective`` the sum of Huber losses of log loss;
+    ``status`` says whether it is a minimum; ``agreement`` the share of the ``starts`` that reached it; ``condition`` and
+    ``unidentified`` what the data determine; ``rms_log_error`` the root mean square of log predicted - log measured on the fitted
+    points; ``held_out`` the errors on the held-out ones; ``replicates`` the bootstrap refits, one row each; ``minima`` the distinct
+    minima that refinement met, best first; ``warnings`` the reasons not to trust the fit.
     """
 
     form: Form
@@ -221,8 +222,8 @@ def _problem(law: Form, table: Table, freeze: dict[str, float], delta: float) ->
         wanting = [name for name in needing if name not in freeze]
         if len(values) == 1 and wanting:
             raise DataError(
-                f"{table.source}: column {table.columns[role]!r} has only one value, {values[0]:g}, in the rows to fit:"
-                f" nothing can tell {', '.join(wanting)} then; add rows with others, or freeze (--freeze {','.join(f'{name}=VALUE' for name in wanting)})"
+                f"{table.source}: column {table.columns[role]!r} has only one value, {values[0]:g}, in the rows to fit, which cannot tell"
+                f" {', '.join(wanting)}: add rows with others, or freeze (--freeze {','.join(f'{name}=VALUE' for name in wanting)})"
             )
     x = law.prepare({role: values[kept] for role, values in table.inputs.items()})
     return Problem(law, x, np.log(table.loss[kept]), np.ones(points), delta, start, free)

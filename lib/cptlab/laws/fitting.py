@@ -141,8 +141,8 @@ def project(problem: Problem, theta: np.ndarray) -> np.ndarray:
 
 
 def explore(problem: Problem, starts: int, seed: int) -> list[np.ndarray]:
-    """``starts`` vectors of internal coordinates, best first, that Optuna finds: the free exponents are searched in their ranges (half of the
-    trials at random, the rest by a tree of Parzen estimators), the coefficients projected."""
+    """``starts`` vectors of internal coordinates, best first, that Optuna finds: the free exponents are searched in their ranges (half of
+    the trials at random, the rest by a tree of Parzen estimators), the coefficients projected."""
     import optuna
 
     searched = [place for place in problem.free if not problem.form.parameters[place].coefficient]

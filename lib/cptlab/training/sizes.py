@@ -36,8 +36,8 @@ PYTHIA = {
 
 def published_sizes() -> dict[str, dict]:
     """The 42 shapes of arXiv 2407.02118 (table of model structures): published label in millions, such as ``49M``, to its shape."""
-    with resources.files("cptlab.training").joinpath("published_sizes.csv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(line for line in stream if not line.startswith("#")))
+    with resources.files("cptlab.published").joinpath("cpt_model_sizes.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
     return {
         f"{row['params_M']}M": dict(
             layers=int(row["layers"]), width=int(row["hidden"]), heads=int(row["heads"]), ffn=int(row["intermediate"])
