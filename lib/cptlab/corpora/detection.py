@@ -16,8 +16,8 @@ import numpy as np
 from cptlab.corpora.parts import SourceRef, SplitSpec, unit_hash
 from cptlab.corpora.planted import plant, truth
 from cptlab.corpora.readers import Document, documents
-from cptlab.corpora.reports import measured
 from cptlab.errors import ConfigError
+from cptlab.runs.measured import measured
 
 VERSION = 1  # raise by hand when a change of this module changes its numbers
 EDITED = ("exact", "near", "near-10", "near-20")
@@ -51,7 +51,9 @@ def recorded(settings: dict, root: Path) -> dict:
     refs = {name: SourceRef(**settings[name]) for name in ("source", "paraphrase", "translation")}
     identity = {name: value for name, value in settings.items() if name not in refs}
     identity |= {name: ref.canonical() for name, ref in refs.items()} | {"version": VERSION}
-    return measured("detection", identity, root, lambda: measure(refs, settings["documents"], settings["sentences"], settings["encoder"]))
+    return measured(
+        "corpora", "detection", identity, root, lambda: measure(refs, settings["documents"], settings["sentences"], settings["encoder"])
+    )
 
 
 def measure(refs: dict[str, SourceRef], count_documents: int, count_sentences: int, encoder: str) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 from cptlab.corpora.parts import SourceRef, SplitSpec, unit_hash
 from cptlab.corpora.planted import plant, truth
 from cptlab.corpora.readers import documents
-from cptlab.corpora.reports import measured
+from cptlab.runs.measured import measured
 
 VERSION = 1  # raise by hand when a change of this module changes its numbers
 KINDS = ("garbled", "shuffled", "babble", "mojibake", "foreign", "boilerplate", "repeated")
@@ -29,9 +29,11 @@ def recorded(sources: dict[str, dict], root: Path) -> dict:
     """
     refs = {name: SourceRef(**fields) for name, fields in sources.items()}
     identity = {"version": VERSION, "share": SHARE, "sources": {name: ref.canonical() for name, ref in refs.items()}}
-    return measured(
-        "quality", identity, root, lambda: {"auc": [{"source": name} | row for name, ref in refs.items() for row in measure(ref)]}
-    )
+
+    def compute() -> dict:
+        return {"auc": [{"source": name} | row for name, ref in refs.items() for row in measure(ref)]}
+
+    return measured("corpora", "quality", identity, root, compute)
 
 
 def measure(ref: SourceRef) -> list[dict]:

@@ -3,7 +3,6 @@
 A record holds counts, never text, so that a clone without any corpus can show what a pipeline did.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -112,21 +111,6 @@ def recorded(wanted: CorpusRecipe | str, root: Path) -> dict:
     found = build_corpus(wanted)
     found = {name: value for name, value in found.items() if name not in ("path", "built", "seconds", "seconds_to_build")}
     found |= {"record": f"corpora/{path.stem}", "provenance": collect()}
-    atomic_json(path, found)
-    return found
-
-
-def measured(kind: str, identity: dict, root: Path, measure: Callable[[], dict]) -> dict:
-    """What ``measure`` gives, with ``record``, ``settings`` (``identity``) and provenance, from its record below ``root``.
-
-    The record is named by a hash of ``identity``; where there is none, it is measured and recorded.
-    """
-    path = root / "corpora" / f"{kind}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    from cptlab.runs.provenance import collect
-
-    found = measure() | {"settings": identity, "record": f"corpora/{path.stem}", "provenance": collect()}
     atomic_json(path, found)
     return found
 

@@ -77,4 +77,7 @@ def _draw(problem: Problem, groups: np.ndarray, generator: np.random.Generator) 
         )
         if varied and part.sum() > len(problem.free):
             return weights, attempt
-    raise DataError(f"the bootstrap found no sample in {ATTEMPTS} that can determine {law.name}: the data have too few different points")
+    raise DataError(
+        f"the bootstrap found no sample in {ATTEMPTS} that can determine {law.name}: there are too few different points for intervals;"
+        " fit without them (bootstrap 0) or freeze parameters"
+    )

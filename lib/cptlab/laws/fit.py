@@ -31,7 +31,7 @@ class Fit:
     ``status`` says whether it is a minimum; ``agreement`` the share of the ``starts`` that reached it; ``condition`` and
     ``unidentified`` what the data determine; ``rms_log_error`` the root mean square of log predicted - log measured on the fitted
     points; ``held_out`` the errors on the held-out ones; ``replicates`` the bootstrap refits, one row each; ``minima`` the distinct
-    minima that refinement met, best first; ``warnings`` the reasons not to trust the fit.
+    minima that refinement met, best first; ``record`` the record it was read from; ``warnings`` the reasons not to trust the fit.
     """
 
     form: Form
@@ -52,6 +52,7 @@ class Fit:
     seed: int
     seconds: float
     minima: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
+    record: str | None = None
 
     @property
     def values(self) -> dict[str, float]:

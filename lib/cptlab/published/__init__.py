@@ -1,7 +1,7 @@
 """Numbers that the reproduced works print, as tables with their sources; digits as printed, so that their rounding can be studied."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from importlib import resources
 
@@ -10,6 +10,7 @@ import pandas as pd
 import yaml
 
 from cptlab.errors import ConfigError
+from cptlab.statistics import Estimate
 
 
 def names() -> list[str]:
@@ -54,6 +55,17 @@ def rounding_box(values: Mapping[str, str], draws: int, seed: int = 0) -> dict[s
     """``draws`` uniform draws of all numbers that would have been printed as ``values``, by name, each of shape (draws,)."""
     generator = np.random.default_rng(seed)
     return {name: float(text) + half_unit(text) * generator.uniform(-1, 1, draws) for name, text in values.items()}
+
+
+def propagate(function: Callable[[dict], np.ndarray], values: Mapping[str, str], draws: int = 20000, seed: int = 0) -> Estimate:
+    """What ``function`` makes of printed numbers, and the middle 95 % of what it makes of all numbers that round to them.
+
+    It gets a mapping of floats, or of arrays of ``draws`` entries, and returns a number, or as many. NaN draws are left out.
+    """
+    value = float(function({name: np.float64(text) for name, text in values.items()}))
+    found = np.asarray(function(rounding_box(values, draws, seed)), dtype=float)
+    low, high = np.nanpercentile(found, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), len(values))
 
 
 def _sources() -> dict[str, dict]:
