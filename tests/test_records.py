@@ -17,7 +17,7 @@ ROOT = paths.root()
 STORE = Store(ROOT / "runs")
 
 
-@pytest.fixture(scope="module", params=["00_first_run", "01_corpora", "02_cpt_loss_curves"])
+@pytest.fixture(scope="module", params=["00_first_run", "01_corpora", "02_cpt_loss_curves", "11_published_numbers"])
 def grid(request):
     before = os.environ.get("CPTLAB_RUNS")
     os.environ["CPTLAB_RUNS"] = str(ROOT / "runs")
@@ -74,9 +74,9 @@ def test_figures_of_the_readme_exist_with_data_and_provenance():
         for ending in ("png", "svg", "csv", "json"):
             assert (ROOT / "figures" / f"{name}.{ending}").is_file(), f"figures/{name}.{ending}: run `make figures`"
         provenance = json.loads((ROOT / "figures" / f"{name}.json").read_text())
-        corpora = {run for run in provenance["runs"] if run.startswith("corpora/")}
-        assert provenance["profile"] == "laptop" and provenance["runs"] and set(provenance["runs"]) - corpora <= set(STORE.ids())
-        assert all(json.loads((ROOT / "runs" / f"{run}.json").read_text())["record"] == run for run in corpora)
+        computed = {run for run in provenance["runs"] if run.startswith(("corpora/", "laws/"))}
+        assert provenance["profile"] == "laptop" and provenance["runs"] and set(provenance["runs"]) - computed <= set(STORE.ids())
+        assert all(json.loads((ROOT / "runs" / f"{run}.json").read_text())["record"] == run for run in computed)
 
 
 def claims_json() -> dict:

@@ -202,9 +202,13 @@ def bench(args: argparse.Namespace) -> int:
         from cptlab.corpora.bench import measure
 
         result = measure()
+    elif args.what == "laws":
+        from cptlab.laws.bench import measure
+
+        result = measure()
     else:
         result = library.train() if args.what == "train" else library.serve()
-    if args.json or args.what == "corpora":  # its tables are several
+    if args.json or args.what in ("corpora", "laws"):  # their tables are several
         _print_json(result)
     else:
         for key, value in result.items():
@@ -250,10 +254,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help=json_help)
     cli_corpora.add(commands)
     cli_laws.add(commands)
-    text = "Measure this machine: training against transformers.Trainer, the time to serve stored runs, or the corpus pipeline."
+    text = "Measure this machine: training against transformers.Trainer, serving stored runs, the corpus pipeline, or fits of laws."
     sub = command("bench", bench, text)
-    text = "train: speedup and utilisation (minutes); serve: milliseconds a stored run; corpora: speed and memory (minutes)"
-    sub.add_argument("what", choices=("train", "serve", "corpora"), help=text)
+    text = "train: speedup, utilisation; serve: milliseconds a run; corpora: speed, memory; laws: seconds a fit (all but serve: minutes)"
+    sub.add_argument("what", choices=("train", "serve", "corpora", "laws"), help=text)
     sub.add_argument("--json", action="store_true", help=json_help)
     return parser
 

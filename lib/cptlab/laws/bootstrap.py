@@ -56,7 +56,7 @@ def _refits(
         x = {name: values[..., part] for name, values in problem.x.items()}
         drawn = replace(problem, x=x, log_measured=problem.log_measured[part], weights=weights[part])
         origins = [optimum, *(project(drawn, start) for start in starts)]
-        ends = [descend(drawn, origin, basis, 200, TOLERANCE) for origin in origins]
+        ends = [descend(drawn, origin, basis, tolerance=TOLERANCE) for origin in origins]
         best = min(ends, key=lambda end: end.objective)
         unsettled += best.gradient > 10 * TOLERANCE
         found[row] = best.theta

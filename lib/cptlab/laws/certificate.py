@@ -9,6 +9,7 @@ from cptlab.laws.fitting import SAME, Point, Problem
 WIDE_FACTOR = 100.0  # a positive parameter whose interval spans more than this factor is not determined
 WIDE_EXPONENT = 1.0  # nor is an exponent whose interval is wider
 NULL = 1e-7  # singular values below this part of the largest are a direction that the data do not see
+LOADING = 1e-3  # least weight of a parameter in such a direction
 FADED = 1e-3  # a term that is nowhere a larger part of the loss than this
 LOW_AGREEMENT = 0.5
 HIGH_CONDITION = 1e4
@@ -52,7 +53,7 @@ def unidentified(problem: Problem, theta: np.ndarray, low: np.ndarray, high: np.
     values = np.concatenate([values, np.zeros(len(rows) - len(values))])
     for value, row in zip(values, rows, strict=True):
         if value < NULL * values[0]:
-            found |= {int(place) for place, weight in zip(problem.free, row, strict=True) if abs(weight) > 0.1}
+            found |= {int(place) for place, weight in zip(problem.free, row, strict=True) if abs(weight) > LOADING}
     for place in problem.free:
         wide = np.log(WIDE_FACTOR) if form.parameters[place].log else WIDE_EXPONENT
         if not high[place] - low[place] <= wide:  # also NaN
@@ -127,7 +128,8 @@ def warnings(
         said.append(f"condition number {number:.1e}: some parameters stand in for one another")
     if loose:
         said.append(f"not determined by these data: {', '.join(loose)}; freeze them or measure where they matter")
-    falling = [name for name in ("alpha", "beta", "eta") if name in form.names and form.named(theta)[name] <= 0]
+    values = form.named(theta)
+    falling = [name for name in ("alpha", "beta", "eta") if name in form.names and form.index(name) in problem.free and values[name] <= 0]
     if falling:
         said.append(f"{', '.join(falling)} came out at or below zero, against the meaning of the law")
     if notes.get("unsettled", 0) > 0.05:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from cptlab.errors import ConfigError, DataError
 from cptlab.laws import certificate
@@ -149,17 +150,22 @@ def fit(
             f"bootstrap {bootstrap}, starts {starts}, seed {seed}: bootstrap and seed cannot be negative, starts is 1 or more"
         )
     table = load(data, law, columns, holdout, seed)
+    with threadpool_limits(1, "blas"):  # the matrices are tiny: threads would only wait for one another
+        return _fit(law, table, dict(freeze or {}), huber_delta, bootstrap, seed, starts, workers or _cores())
+
+
+def _fit(
+    law: Form, table: Table, freeze: dict[str, float], huber_delta: float, bootstrap: int, seed: int, starts: int, workers: int
+) -> Fit:
     began = time.perf_counter()
-    problem = _problem(law, table, dict(freeze or {}), huber_delta)
+    problem = _problem(law, table, freeze, huber_delta)
     explored = explore(problem, starts, seed)
     ends = sorted((refine(problem, start) for start in explored), key=lambda end: end.objective)
     best = next((end for end in ends if end.converged and end.objective <= ends[0].objective * (1 + SAME)), ends[0])
     agreement = sum(end.objective <= best.objective * (1 + SAME) for end in ends) / len(ends)
     minima = _minima(ends)
     codes = table.groups[~table.held]
-    replicates, notes = resample(
-        problem, best.theta, [end.theta for end in minima[1:]] + explored, codes, bootstrap, seed, workers or _cores()
-    )
+    replicates, notes = resample(problem, best.theta, [end.theta for end in minima[1:]] + explored, codes, bootstrap, seed, workers)
     low, high = (
         np.percentile(replicates, [2.5, 97.5], axis=0) if bootstrap else best.theta + np.outer([-2, 2], _spread(problem, best.theta))
     )

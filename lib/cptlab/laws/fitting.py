@@ -15,7 +15,8 @@ from cptlab.laws.forms import Form
 TOLERANCE = 1e-5  # of the gradient in whitened coordinates, where 1 is one step of Gauss and Newton
 SAME = 1e-6  # relative difference of objectives that counts as the same optimum
 RIDGE = 1e-12
-ROUNDS = 8
+ROUNDS = 6
+ITERATIONS = 200  # of L-BFGS in one round
 
 
 def huber(residual: np.ndarray, delta: float) -> np.ndarray:
@@ -87,7 +88,7 @@ def whitening(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return basis
 
 
-def descend(problem: Problem, origin: np.ndarray, basis: np.ndarray, iterations: int = 500, tolerance: float = TOLERANCE) -> Point:
+def descend(problem: Problem, origin: np.ndarray, basis: np.ndarray, iterations: int = ITERATIONS, tolerance: float = TOLERANCE) -> Point:
     """One run of L-BFGS from ``origin`` over the columns of ``basis``, on the objective over delta^2."""
     log_loss, x, measured, delta = problem.form.log_loss, problem.x, problem.log_measured, problem.delta
     weights = problem.weights / delta
@@ -108,8 +109,8 @@ def refine(problem: Problem, start: np.ndarray) -> Point:
     """L-BFGS from a start until the gradient vanishes; the coordinates are whitened anew whenever it stops early."""
     found = Point(start, np.inf, np.inf)
     for round_ in range(ROUNDS):
-        last, found = found, descend(problem, found.theta, whitening(problem, found.theta), 40 if round_ == 0 else 500)
-        if found.converged or (round_ > 1 and found.objective >= last.objective * (1 - 1e-12)):
+        last, found = found, descend(problem, found.theta, whitening(problem, found.theta), 40 if round_ == 0 else ITERATIONS)
+        if found.converged or (round_ > 1 and found.objective >= last.objective * (1 - SAME / 10)):
             break
     return found
 

@@ -64,7 +64,7 @@ def from_record(law: Form, record: Mapping) -> Fit:
     rows = record["parameters"]
     estimates = {
         name: Estimate(row["value"], *(math.nan if row[end] is None else row[end] for end in ("low", "high")), record["points"])
-        for name, row in rows.items()
+        for name, row in ((name, rows[name]) for name in law.names)
     }
     same = (
         "points",
@@ -82,9 +82,9 @@ def from_record(law: Form, record: Mapping) -> Fit:
     return Fit(
         form=law,
         parameters=estimates,
-        frozen=tuple(name for name, row in rows.items() if row.get("frozen")),
+        frozen=tuple(name for name in law.names if rows[name].get("frozen")),
         unidentified=tuple(record["unidentified"]),
-        replicates=pd.DataFrame(record["replicates"], dtype=float),
+        replicates=pd.DataFrame(record["replicates"], columns=list(law.names), dtype=float),
         warnings=tuple(record["warnings"]),
         minima=tuple(record["minima"]),
         record=record.get("record"),

@@ -176,8 +176,8 @@ def _held_out(
         held = np.isin(groups, order[: max(1, round(share * len(runs)))])
     else:
         match = _CONDITION.fullmatch(str(holdout))
-        column = chosen.get(match[1], match[1]) if match else ""
-        if match is None or column not in frame.columns:
+        column = match[1] if match and match[1] in frame.columns else chosen.get(match[1]) if match else None
+        if match is None or column is None:
             has = ", ".join(map(str, frame.columns))
             raise ConfigError(f"holdout {holdout!r}: write a share such as 0.2, or COLUMN > NUMBER with a column of {source}: {has}")
         try:
