@@ -10,6 +10,7 @@ import pytest
 from test_laws_forms import TRUTH, enough, inputs, measured
 from threadpoolctl import threadpool_limits
 
+from cptlab import laws
 from cptlab.errors import ConfigError, DataError
 from cptlab.laws import FORMS, Fit, bootstrap, fit, optimal
 from cptlab.laws.table import load
@@ -21,19 +22,24 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the public runs are 
 
 # How far a value may be from the truth at noise 0.003: exponents and E, then the other parameters.
 NEAR = {
-    "kaplan": (0.02, 0.15),
-    "chinchilla": (0.03, 0.12),
-    "continual": (0.05, 0.30),
-    "data-constrained": (0.01, 0.06),
-    "dcpt": (0.05, 0.25),
+    "kaplan": (0.01, 0.06),
+    "chinchilla": (0.02, 0.10),
+    "continual": (0.03, 0.15),
+    "data-constrained": (0.01, 0.04),
+    "dcpt": (0.03, 0.15),
 }
 REFITS = dict.fromkeys(TRUTH, 200) | {"data-constrained": 100, "dcpt": 100}  # those two take 30 ms each
 
 
+def good(name: str) -> pd.DataFrame:
+    """240 points of a form, with noise."""
+    return measured(name, TRUTH[name], seed=2)
+
+
 @pytest.fixture(scope="module")
 def fits() -> dict[str, Fit]:
-    """Every form fitted to 240 noisy points of its own."""
-    return {name: fit(name, measured(name, truth), bootstrap=REFITS[name]) for name, truth in TRUTH.items()}
+    """Every form fitted to its good table."""
+    return {name: fit(name, good(name), bootstrap=REFITS[name]) for name in TRUTH}
 
 
 def huber_sum(found: Fit, data: pd.DataFrame, delta: float = 1e-3) -> float:
@@ -65,7 +71,7 @@ def test_known_parameters_come_back_from_noisy_losses(fits, name):
 def test_good_data_get_a_clean_certificate(fits, name):
     found = fits[name]
     assert (found.status, found.unidentified, found.warnings, found.frozen) == ("converged", (), (), ())
-    assert found.agreement >= 0.7 and found.condition < 1000
+    assert found.agreement >= 0.6 and found.condition < 1000
     assert found.rms_log_error == pytest.approx(0.003, rel=0.15)
     assert found.held_out is None and found.points == 240 and found.starts == 64
 
@@ -79,18 +85,18 @@ def test_exact_losses_give_exact_parameters(name):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_objective_is_the_sum_of_huber_losses(fits, name):
-    assert fits[name].objective == pytest.approx(huber_sum(fits[name], measured(name, TRUTH[name])), rel=1e-9)
+    assert fits[name].objective == pytest.approx(huber_sum(fits[name], good(name)), rel=1e-9)
 
 
 def test_repeating_every_row_doubles_the_objective_and_moves_nothing(fits):
-    data = measured("chinchilla", TRUTH["chinchilla"])
+    data = good("chinchilla")
     twice = fit("chinchilla", pd.concat([data, data]), bootstrap=0, starts=8)
     assert twice.objective == pytest.approx(2 * fits["chinchilla"].objective, rel=1e-9)
     assert twice.values == pytest.approx(fits["chinchilla"].values, rel=1e-5)
 
 
 def test_an_outlier_hardly_moves_the_fit_unless_huber_is_told_to_be_square(fits):
-    data = measured("chinchilla", TRUTH["chinchilla"])
+    data = good("chinchilla")
     data.loc[7, "loss"] *= 3
     robust = fit("chinchilla", data, bootstrap=0, starts=8)
     square = fit("chinchilla", data, bootstrap=0, starts=8, huber_delta=1.0)
@@ -102,7 +108,7 @@ def test_an_outlier_hardly_moves_the_fit_unless_huber_is_told_to_be_square(fits)
 @pytest.mark.parametrize("name", ["continual", "data-constrained"])
 def test_condition_is_that_of_the_derivatives_by_logarithms(fits, name):
     found, law = fits[name], FORMS[name]
-    x = law.prepare({role: inputs(240)[role] for role in law.inputs})
+    x = law.prepare({role: inputs(240, seed=2)[role] for role in law.inputs})
     theta, columns = law.internal(found.values), []
     for place in range(len(theta)):
         move = np.where(np.arange(len(theta)) == place, 1e-6, 0)
@@ -144,7 +150,7 @@ def test_intervals_are_percentiles_of_the_replicates(fits):
     [
         (0.003, 0.01),
         (1e-5, 1e-3),
-        pytest.param(0.003, 1.0, marks=pytest.mark.xfail(strict=True, reason="refits stop at once where delta is far above the errors")),
+        (0.003, 1.0),
     ],
 )
 def test_intervals_have_the_width_that_linear_theory_expects(noise, delta):
@@ -160,7 +166,7 @@ def test_intervals_have_the_width_that_linear_theory_expects(noise, delta):
 
 
 def test_frozen_parameters_keep_their_value_and_have_no_interval():
-    data = measured("continual", TRUTH["continual"])
+    data = good("continual")
     frozen = {"E": 1.55, "A": 420, "alpha": 0.4}
     found = fit("continual", data, freeze=frozen, bootstrap=30)
     assert found.frozen == ("E", "A", "alpha")
@@ -209,7 +215,7 @@ def test_a_coefficient_frozen_at_zero_drops_its_term_and_its_input():
 
 
 def test_gamma_frozen_at_zero_makes_the_continual_law_the_scratch_law(fits):
-    found = fit("continual", measured("chinchilla", TRUTH["chinchilla"]), freeze={"gamma": 0.0}, bootstrap=0)
+    found = fit("continual", good("chinchilla"), freeze={"gamma": 0.0}, bootstrap=0)
     assert found.objective == pytest.approx(fits["chinchilla"].objective, rel=1e-6)
     assert {name: found.values[name] for name in TRUTH["chinchilla"]} == pytest.approx(fits["chinchilla"].values, rel=1e-4)
 
@@ -230,7 +236,7 @@ def test_gamma_frozen_at_zero_makes_the_continual_law_the_scratch_law(fits):
 )
 def test_options_that_cannot_be_are_refused(options, error, message):
     with pytest.raises(error, match=message):
-        fit("chinchilla", measured("chinchilla", TRUTH["chinchilla"]), **{"bootstrap": 0} | options)
+        fit("chinchilla", good("chinchilla"), **{"bootstrap": 0} | options)
 
 
 def test_too_few_points_for_the_free_parameters():
@@ -253,6 +259,16 @@ def test_a_constant_ratio_of_tokens_to_parameters_cannot_tell_beta_from_gamma():
     strict_json(found)
 
 
+def test_two_sizes_cannot_tell_the_floor_from_the_size_term():
+    data = good("chinchilla")
+    sizes = np.where(data["n"] > 1e9, 1e10, 1e8)
+    noise = np.random.default_rng(3).normal(0, 0.003, 240)
+    loss = FORMS["chinchilla"].loss(TRUTH["chinchilla"], n=sizes, d=data["d"]) * np.exp(noise)
+    found = fit("chinchilla", data.assign(n=sizes, loss=loss), bootstrap=10, starts=8)
+    assert found.unidentified == ("E", "A", "alpha") and found.condition > 1e12
+    assert found.values["beta"] == pytest.approx(0.28, rel=0.02)
+
+
 @pytest.fixture(scope="module")
 def runaway() -> Fit:
     """Losses that surplus parameters lower by more than any R_N can say."""
@@ -272,7 +288,6 @@ def test_surplus_parameters_that_never_lose_worth_have_no_finite_optimum(runaway
     strict_json(found)
 
 
-@pytest.mark.xfail(strict=True, reason="replicates run off as far as the fit, so that the interval looks narrow")
 def test_a_parameter_that_runs_off_is_not_determined(runaway):
     assert "R_N_star" in runaway.unidentified
 
@@ -313,7 +328,7 @@ def check_held_out(found: Fit, data: pd.DataFrame, held: np.ndarray) -> None:
 
 
 def test_rows_held_out_by_a_condition_are_predicted_and_not_fitted():
-    data = measured("chinchilla", TRUTH["chinchilla"])
+    data = good("chinchilla")
     held = (data["n"] >= 5e9).to_numpy()
     found = fit("chinchilla", data, holdout="n >= 5e9", bootstrap=0, starts=8)
     check_held_out(found, data, held)
@@ -324,7 +339,7 @@ def test_rows_held_out_by_a_condition_are_predicted_and_not_fitted():
 
 
 def test_a_share_of_the_rows_is_held_out_by_the_seed():
-    data = measured("chinchilla", TRUTH["chinchilla"])
+    data = good("chinchilla")
     found = fit("chinchilla", data, holdout=0.25, bootstrap=0, starts=8, seed=3)
     held = load(data, FORMS["chinchilla"], holdout=0.25, seed=3).held
     assert held.sum() == 60
@@ -333,10 +348,11 @@ def test_a_share_of_the_rows_is_held_out_by_the_seed():
 
 
 def test_a_bad_extrapolation_is_warned_of():
-    data = measured("chinchilla", TRUTH["chinchilla"])
+    data = good("chinchilla")
     data["loss"] = np.where(data["n"] > 5e9, data["loss"] * 1.1, data["loss"])
     found = fit("chinchilla", data, holdout="n > 5e9", bootstrap=0, starts=8)
-    assert found.held_out["mean_log_error"] < -0.05
+    check_held_out(found, data, (data["n"] > 5e9).to_numpy())
+    assert found.held_out["worst_log_error"] < found.held_out["mean_log_error"] < -0.05
     assert any(text.startswith("on held-out points the error is") for text in found.warnings)
 
 
@@ -349,7 +365,7 @@ def test_derived_quantities_carry_the_spread_of_the_replicates(fits):
     assert (share.low, share.high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), rel=1e-12)
     half = found.derive(lambda law: optimal.compute_optimal(law).a, confidence=0.5)
     assert share.low < half.low < half.high < share.high
-    bare = fit("continual", measured("continual", TRUTH["continual"]), bootstrap=0, starts=8).derive(lambda law: law["alpha"])
+    bare = fit("continual", good("continual"), bootstrap=0, starts=8).derive(lambda law: law["alpha"])
     assert math.isnan(bare.low) and math.isnan(bare.high) and bare.value == pytest.approx(0.4, rel=0.1)
 
 
@@ -364,18 +380,15 @@ def test_json_is_strict_and_keeps_full_precision(fits, name):
 
 
 def test_json_without_a_bootstrap_has_null_bounds():
-    found = fit("chinchilla", measured("chinchilla", TRUTH["chinchilla"]), bootstrap=0, starts=8)
+    found = fit("chinchilla", good("chinchilla"), bootstrap=0, starts=8)
     assert strict_json(found)["parameters"]["alpha"] == {"value": found.values["alpha"], "low": None, "high": None}
     assert found.replicates.empty and "no interval" in str(found) and found.unidentified == ()
 
 
-@pytest.mark.parametrize("kind", ["constant", "noise", "rising", "two points"])
+@pytest.mark.parametrize("kind", ["constant", "noise", "rising"])
 def test_degenerate_data_are_not_certified(kind):
     data, generator = measured("chinchilla", TRUTH["chinchilla"], points=40), np.random.default_rng(2)
-    if kind == "two points":
-        data = pd.concat([data.iloc[:2]] * 20)
-    else:
-        data["loss"] = {"constant": 2.5, "noise": np.exp(generator.normal(0, 1, 40)), "rising": data["n"] ** 0.1}[kind]
+    data["loss"] = {"constant": 2.5, "noise": np.exp(generator.normal(0, 1, 40)), "rising": data["n"] ** 0.1}[kind]
     found = fit("chinchilla", data, bootstrap=10, starts=8)
     assert found.unidentified and found.warnings
     assert strict_json(found)["unidentified"] == list(found.unidentified)
@@ -383,7 +396,7 @@ def test_degenerate_data_are_not_certified(kind):
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_units_of_the_inputs_do_not_matter(fits, scale):
-    data = measured("chinchilla", TRUTH["chinchilla"])
+    data = good("chinchilla")
     found = fit("chinchilla", data.assign(n=data["n"] * scale, d=data["d"] * scale), bootstrap=0, starts=8)
     whole = fits["chinchilla"]
     assert found.objective == pytest.approx(whole.objective, rel=1e-6)
@@ -394,21 +407,19 @@ def test_units_of_the_inputs_do_not_matter(fits, scale):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_losses_in_another_unit_give_the_same_exponents(fits, name):
-    data = measured(name, TRUTH[name])
+    data = good(name)
     found = fit(name, data.assign(loss=data["loss"] / 10), bootstrap=0, starts=16)
     assert found.objective == pytest.approx(fits[name].objective, rel=1e-6)
     assert found.values["alpha"] == pytest.approx(fits[name].values["alpha"], rel=1e-3)
 
 
-@pytest.mark.xfail(strict=True, reason="objectives are compared relative to a best one of 1e-26: every start is its own minimum")
 def test_exact_losses_are_not_warned_of():
     found = fit("chinchilla", measured("chinchilla", TRUTH["chinchilla"], noise=0.0), bootstrap=0, starts=16)
     assert found.agreement > 0.5 and found.warnings == ()
 
 
-@pytest.mark.xfail(strict=True, reason="the gradient is scaled by delta: with a large one every start seems to be a minimum")
 def test_least_squares_through_a_huge_delta_is_the_least_squares_fit():
-    data = measured("chinchilla", TRUTH["chinchilla"])
+    data = good("chinchilla")
     square, large = (fit("chinchilla", data, bootstrap=0, starts=8, huber_delta=delta) for delta in (0.1, 100.0))
     assert large.objective == pytest.approx(square.objective, rel=1e-5)
 
@@ -449,3 +460,83 @@ def test_runs_below_a_billion_parameters_predict_larger_ones():
         wide.append("E" in found.unidentified)
         assert found.parameters["E"].low < 0.5 < 1.5 < found.parameters["E"].high < 2.3
     assert any(wide)
+
+
+def warned(found, words: str) -> bool:
+    return any(words in text for text in found.warnings)
+
+
+def test_copies_of_rows_are_no_evidence():
+    data = measured("chinchilla", TRUTH["chinchilla"], points=40)
+    with pytest.raises(DataError, match="2 different points to fit"):
+        fit("chinchilla", pd.concat([data.iloc[:2]] * 20))
+    assert warned(fit("chinchilla", pd.concat([data] * 3), bootstrap=0, starts=8), "80 rows are copies of others")
+    assert not warned(fit("chinchilla", data, bootstrap=0, starts=8), "copies")
+
+
+def test_a_bootstrap_by_run_needs_runs():
+    data = measured("chinchilla", TRUTH["chinchilla"], points=40)
+    few = fit("chinchilla", data.assign(run=[f"r{i % 5}" for i in range(40)]), {"group": "run"}, bootstrap=20, starts=8)
+    assert warned(few, "intervals from 5 independent runs only") and warned(few, "intervals from 20 refits only")
+    with pytest.raises(DataError, match="all rows belong to one run"):
+        fit("chinchilla", data.assign(run="a"), {"group": "run"}, bootstrap=20, starts=8)
+    with pytest.raises(DataError, match="row 7, column 'run': no value"):
+        fit("chinchilla", data.assign(run=["a"] * 7 + [None] + ["b"] * 32), {"group": "run"}, bootstrap=20)
+
+
+def test_what_only_a_dropped_term_needs_is_frozen_with_it():
+    data = measured("chinchilla", TRUTH["chinchilla"], points=40)
+    found = fit("chinchilla", data.assign(n=1e9), freeze={"A": 0}, bootstrap=20, starts=8)
+    assert found.frozen == ("A", "alpha") and found.values["A"] == found.values["alpha"] == 0.0
+    assert found.condition < 1e4
+    whole = fit("dcpt", measured("dcpt", TRUTH["dcpt"], points=60), freeze={"C": 0}, bootstrap=0, starts=8)
+    assert whole.frozen == ("C", "gamma", "eps")
+
+
+def test_a_value_outside_its_own_interval_is_remarked():
+    data = measured("chinchilla", TRUTH["chinchilla"], points=60)
+    rising = fit("chinchilla", data.assign(loss=data["n"] ** 0.1), bootstrap=30, starts=8)
+    assert (
+        warned(rising, "lies outside its own interval")
+        or warned(rising, "the starts missed the optimum")
+        or rising.values["alpha"] == pytest.approx(-0.1)
+    )
+
+
+def test_a_law_that_does_not_describe_the_losses_is_called_so():
+    data = measured("chinchilla", TRUTH["chinchilla"], points=60)
+    assert warned(fit("chinchilla", data, freeze={"E": 50.0}, bootstrap=0, starts=8), "it does not describe them")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sum": ()}, "the terms' coefficients"),
+        ({"sum": (laws.Term("B", over={"d": "beta"}), laws.Term("E"))}, "in their order: E, B"),
+        ({"inputs": ("d", "tokens")}, "inputs are some of n, d, r, u"),
+        ({"sum": (laws.Term("E"), laws.Term("B", over={"n": "beta"}))}, "those of the terms among them"),
+        ({"sum": (laws.Term("E"), laws.Term("B", over={"d": "delta"}))}, "no parameter 'delta'"),
+        ({"outer": "beta"}, "declared with positive"),
+    ],
+)
+def test_a_declaration_that_contradicts_itself_is_refused(change, words):
+    right = dict(name="x", equation="L = E + B/d^beta", source="test", inputs=("d",))
+    right |= {"parameters": (laws.coefficient("E"), laws.coefficient("B"), laws.exponent("beta"))}
+    right |= {"sum": (laws.Term("E"), laws.Term("B", over={"d": "beta"}))}
+    laws.PowerSum(**right)
+    with pytest.raises(ConfigError, match=words):
+        laws.PowerSum(**right | change)
+
+
+@pytest.mark.parametrize("inputs", [{"n": -1e9, "d": 1e9}, {"n": 1e9, "d": np.inf}, {"n": 1e9}, {"n": 1e9, "d": 1e9, "r": 0.5}])
+def test_predictions_are_made_for_possible_inputs_only(inputs):
+    with pytest.raises(ConfigError):
+        laws.form("chinchilla").loss(TRUTH["chinchilla"], **inputs)
+
+
+def test_numpy_scalars_are_as_good_as_numbers():
+    data = measured("chinchilla", TRUTH["chinchilla"], points=40)
+    found = fit(
+        "chinchilla", data, freeze={"E": np.float64(1.7)}, seed=np.int64(3), huber_delta=np.float64(1e-3), bootstrap=np.int64(0), starts=8
+    )
+    assert strict_json(found)["seed"] == 3 and found.values["E"] == 1.7

@@ -124,7 +124,6 @@ def test_a_file_that_is_no_table_is_refused_by_name(write, content, message):
     refused(path, f"{re.escape(str(path))}.*{message}")
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="nothing is left once BOM, separators or Unicode spaces are stripped")
 @pytest.mark.parametrize("content", ["\ufeff", "\ufeff\n\n", ",,,\n,,\n", '""\n""\n', "\u00a0\n", "\x1c\x1d"])
 def test_a_file_without_a_single_character_to_read_is_empty(write, content):
     refused(write(content), "empty")
@@ -148,6 +147,7 @@ SPELLINGS = {
     .replace("3.5", '3.5,"x, y"')
     .replace(".25", ".25,")
     .replace("3.0", "3.0,-"),
+    "spaces before quotes": re.sub(r"([^,\n]+)", r' "\1"', PLAIN),
     "spaces": PLAIN.replace(",", "  ,  ").replace("\n", "  \n"),
     "digits": PLAIN.replace("e8", "00000000").replace("e9", "000000000"),
     "capital exponents": PLAIN.replace("e8", ".0E+08").replace("e9", ".0E+09"),
@@ -181,9 +181,7 @@ def test_only_what_the_law_needs_is_read(write):
     path = write("params,tokens,loss,ratio,unique_tokens\n1e8,2e9,3.5,7,-1\n1e8,2e9,3.4,x,\n")
     assert sorted(load(path, LAW).inputs) == ["d", "n"]
     refused(path, r"row 1 \(line 2\), column 'ratio'", FORMS["dcpt"])
-    refused(
-        path, r"row 1 \(line 2\), column 'unique_tokens': -1 is not above zero; unique training tokens is needed", FORMS["data-constrained"]
-    )
+    refused(path, r"column 'unique_tokens': -1 is not above zero .*; unique training tokens is needed", FORMS["data-constrained"])
 
 
 def test_rows_of_a_frame_are_called_by_their_index():
@@ -231,7 +229,6 @@ def test_a_table_without_rows(data):
     refused(data, "the table has no rows")
 
 
-@pytest.mark.xfail(strict=True, raises=(TypeError, ValueError), reason="pandas' own error comes through")
 @pytest.mark.parametrize("kind", ["a column twice", "columns of unequal length", "single numbers"])
 def test_tables_that_pandas_cannot_make_are_refused(kind):
     frame = measured("chinchilla", TRUTH["chinchilla"], points=8)

@@ -270,6 +270,9 @@ def main(argv: list[str] | None = None) -> int:
     except CptlabError as error:
         _say(f"cptlab: {error}")
         return 2
+    except BrokenPipeError:  # the reader of our output has closed it, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         _say("cptlab: interrupted")
         return 130

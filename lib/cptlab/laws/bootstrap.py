@@ -20,11 +20,15 @@ def resample(
 
     ``groups`` (one code a point) are drawn whole. Each sample is fitted from the ``optimum`` and three of ``others``; the lowest
     objective counts. Sample i depends on ``seed`` and i alone. The second value tells the shares of samples ``redrawn`` and
-    ``unsettled``.
+    ``unsettled`` and the number of ``groups``.
     """
     if not count:
         return np.empty((0, len(optimum))), {}
     codes, groups = np.unique(groups, return_inverse=True)
+    if len(codes) < 2:
+        raise DataError(
+            "all rows belong to one run: a bootstrap of whole runs needs several; fit without it (bootstrap 0) or leave the group out"
+        )
     starts = _spaced(others)
     basis = whitening(problem, optimum)
     parts = np.array_split(np.arange(count), min(4 * workers, count))
@@ -36,7 +40,7 @@ def resample(
         jobs = (delayed(_refits)(problem, optimum, starts, basis, groups, part, seed) for part in parts)
         found = Parallel(n_jobs=workers)(jobs)
     redrawn, unsettled = (sum(part[at] for part in found) / count for at in (1, 2))
-    return np.concatenate([part[0] for part in found]), {"redrawn": redrawn, "unsettled": unsettled}
+    return np.concatenate([part[0] for part in found]), {"redrawn": redrawn, "unsettled": unsettled, "groups": len(codes)}
 
 
 def _spaced(others: list[np.ndarray]) -> list[np.ndarray]:

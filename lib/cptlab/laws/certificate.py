@@ -4,16 +4,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cptlab.laws.fitting import SAME, Point, Problem
+from cptlab.laws.fitting import Point, Problem
 
-WIDE_FACTOR = 100.0  # a positive parameter whose interval spans more than this factor is not determined
-WIDE_EXPONENT = 1.0  # nor is an exponent whose interval is wider
+WIDE_FACTOR = 10.0  # a positive parameter whose interval spans more than this factor is not determined
+WIDE_EXPONENT = 0.5  # nor is an exponent whose interval is wider
 NULL = 1e-7  # singular values below this part of the largest are a direction that the data do not see
 LOADING = 1e-3  # least weight of a parameter in such a direction
 FADED = 1e-3  # a term that is nowhere a larger part of the loss than this
 LOW_AGREEMENT = 0.5
 HIGH_CONDITION = 1e4
 FEW_POINTS = 3  # a free parameter
+FEW_GROUPS = 8
+FEW_REFITS = 100
+BAD_FIT = 0.1  # root mean square of log predicted - log measured
 
 
 def scaled_jacobian(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -45,7 +48,7 @@ def unidentified(problem: Problem, theta: np.ndarray, low: np.ndarray, high: np.
     """Names of free parameters that the data do not determine.
 
     Those with weight in a direction that the losses do not feel, those of a term that has faded, and those whose 95 % interval
-    (``low``, ``high``: full vectors of internal coordinates) spans a factor of 100, or 1 for an exponent.
+    (``low``, ``high``: full vectors of internal coordinates) spans a factor of 10, or 0.5 for an exponent.
     """
     form, found = problem.form, set()
     scaled = scaled_jacobian(problem, theta)
@@ -62,6 +65,7 @@ def unidentified(problem: Problem, theta: np.ndarray, low: np.ndarray, high: np.
     for place, column in zip(problem.free, scaled.T, strict=True):
         if not column.any() or form.names[place] in faint:
             found.add(int(place))
+    found |= {form.index(name) for name in astray(problem, theta)}
     return [form.names[place] for place in sorted(found)]
 
 
@@ -96,13 +100,18 @@ def status(problem: Problem, best: Point) -> str:
 
 
 def warnings(
-    problem: Problem, best: Point, ends: list[Point], agreement: float, number: float, loose: list[str], notes: Mapping[str, float]
+    problem: Problem, best: Point, ends: list[Point], agreement: float, number: float, loose: list[str], notes: Mapping
 ) -> list[str]:
     """Reasons not to trust a fit, in words. ``notes`` holds what the bootstrap and the hold-out have to say."""
     form, theta, said = problem.form, best.theta, []
-    points, free = len(problem.log_measured), len(problem.free)
-    if points < FEW_POINTS * free:
-        said.append(f"{points} points for {free} free parameters: fewer than {FEW_POINTS} a parameter; the fit can follow noise")
+    rows, free = int(notes["distinct"]), len(problem.free)
+    copies = len(problem.log_measured) - rows
+    if rows < FEW_POINTS * free:
+        said.append(f"{rows} points for {free} free parameters: fewer than {FEW_POINTS} a parameter; the fit can follow noise")
+    if copies:
+        said.append(f"{copies} rows are copies of others: they are no further evidence, and the intervals are too narrow; leave them out")
+    if notes["rms"] > BAD_FIT:
+        said.append(f"the law misses the losses by {notes['rms']:.0%} (root mean square): it does not describe them")
     gone = astray(problem, theta)
     if gone:
         values = ", ".join(f"{name} = {form.named(theta)[name]:.3g}" for name in gone)
@@ -110,17 +119,19 @@ def warnings(
     elif not best.converged:
         said.append("refinement stopped before a minimum: do not use the parameters")
     if agreement < LOW_AGREEMENT and len(ends) > 1:
-        others = sorted({float(f"{end.objective:.4g}") for end in ends if end.objective > best.objective * (1 + SAME)})
+        others = sorted({float(f"{end.objective:.4g}") for end in ends if not problem.same(end.objective, best.objective)})
         said.append(
             f"only {agreement:.0%} of {len(ends)} starts reached the optimum: others ended at objectives from {others[0]:.4g} to"
             f" {others[-1]:.4g} against {best.objective:.4g}; there may be a better one still"
         )
-    near = [end for end in ends if best.objective * (1 + SAME) < end.objective <= best.objective * 1.01]
+    near = [end for end in ends if end.objective <= best.objective * 1.01 or problem.same(end.objective, best.objective)]
     far = [
         form.names[place] for place in problem.free if any(_apart(form.parameters[place], end.theta[place], theta[place]) for end in near)
     ]
     if far:
-        said.append(f"a flat valley: other minima within 1 % of the optimum's objective differ in {', '.join(far)} by more than a quarter")
+        said.append(
+            f"a flat valley: starts that ended within 1 % of the optimum's objective differ in {', '.join(far)} by more than a quarter"
+        )
     faint = faded(problem, theta)
     if faint:
         said.append(f"the term of {', '.join(faint)} is nowhere more than {FADED:.1%} of the loss: the data do not show it")
@@ -132,6 +143,14 @@ def warnings(
     falling = [name for name in ("alpha", "beta", "eta") if name in form.names and form.index(name) in problem.free and values[name] <= 0]
     if falling:
         said.append(f"{', '.join(falling)} came out at or below zero, against the meaning of the law")
+    if notes.get("missed"):
+        said.append("the starts missed the optimum, a bootstrap refit came upon it: try more starts; the intervals are rough")
+    if notes.get("outside"):
+        said.append(f"the value of {', '.join(notes['outside'])} lies outside its own interval: fit and refits ended in different places")
+    if 0 < notes.get("groups", FEW_GROUPS) < FEW_GROUPS:
+        said.append(f"intervals from {notes['groups']} independent runs only")
+    if 0 < notes["bootstrap"] < FEW_REFITS:
+        said.append(f"intervals from {notes['bootstrap']} refits only: they are rough")
     if notes.get("unsettled", 0) > 0.05:
         said.append(f"{notes['unsettled']:.0%} of the bootstrap refits did not settle: the intervals are rough")
     if notes.get("redrawn", 0) > 0.05:

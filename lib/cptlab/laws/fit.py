@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from cptlab.errors import ConfigError, DataError
 from cptlab.laws import certificate
 from cptlab.laws.bootstrap import resample
-from cptlab.laws.fitting import SAME, Problem, explore, refine
+from cptlab.laws.fitting import Point, Problem, explore, refine
 from cptlab.laws.forms import Form, form
 from cptlab.laws.table import Table, load
 from cptlab.statistics import Estimate
@@ -66,7 +66,9 @@ class Fit:
 
     def derive(self, function: Callable[[dict[str, float]], float], confidence: float = 0.95) -> Estimate:
         """A quantity computed from the parameters, with the percentile interval of its values over the bootstrap replicates."""
-        draws = np.array([function(dict(row)) for row in self.replicates.to_dict("records")])
+        if not 0 < confidence < 1:
+            raise ConfigError(f"confidence must lie between 0 and 1, got {confidence}")
+        draws = np.array([float(function(row)) for row in self.replicates.to_dict("records")])
         low, high = np.percentile(draws, [50 * (1 - confidence), 50 * (1 + confidence)]) if len(draws) else (math.nan, math.nan)
         return Estimate(float(function(self.values)), float(low), float(high), self.points)
 
@@ -128,11 +130,11 @@ def fit(
     Args:
         law: name of a form, or a :class:`~cptlab.laws.forms.Form` of your own.
         data: table, mapping of columns or path of a CSV file; ``columns`` maps roles (n, d, r, u, loss, group) to its columns. Rows of
-            one ``group`` (evaluations of one run) are resampled and held out together.
+            one ``group`` (evaluations of one run) are resampled together.
         freeze: parameters that keep a value (named scale); a coefficient frozen at 0 leaves its term out.
         huber_delta: where Huber's loss turns from square to linear.
         bootstrap: refits of resampled points behind the 95 % intervals; 0 for none.
-        holdout: share of the rows, or a condition such as ``"tokens > 1e9"``: these are predicted, not fitted.
+        holdout: share of the rows (of whole groups), or a condition such as ``"tokens > 1e9"``: these are predicted, not fitted.
         seed: of the starts, the resampling and a hold-out by share.
         starts: how many starts Optuna explores and L-BFGS refines.
         workers: processes for the bootstrap (default: one a core). The result does not depend on it.
@@ -143,15 +145,19 @@ def fit(
         ConfigError: an unknown form, parameter, role or column.
     """
     law = form(law)
-    if not huber_delta > 0 or not math.isfinite(huber_delta):
-        raise ConfigError(f"huber_delta {huber_delta}: give a positive number, 1e-3 as in arXiv 2203.15556")
-    if bootstrap < 0 or starts < 1 or seed < 0:
-        raise ConfigError(
-            f"bootstrap {bootstrap}, starts {starts}, seed {seed}: bootstrap and seed cannot be negative, starts is 1 or more"
-        )
+    huber_delta, seed = float(huber_delta), int(seed)
+    if not 1e-9 <= huber_delta <= 1e3:
+        raise ConfigError(f"huber_delta {huber_delta:g}: give a positive number from 1e-9 to 1e3; arXiv 2203.15556 takes 1e-3")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed {seed}: give a whole number from 0 to {2**32 - 1}")
+    if bootstrap != int(bootstrap) or not 0 <= bootstrap <= 1_000_000:
+        raise ConfigError(f"bootstrap {bootstrap}: give a whole number of refits, 0 for none, at most a million")
+    if starts < 1 or (workers is not None and workers < 1):
+        raise ConfigError(f"starts {starts}, workers {workers}: give 1 or more")
     table = load(data, law, columns, holdout, seed)
+    freeze = _frozen(law, freeze or {})
     with threadpool_limits(1, "blas"):  # the matrices are tiny: threads would only wait for one another
-        return _fit(law, table, dict(freeze or {}), huber_delta, bootstrap, seed, starts, workers or _cores())
+        return _fit(law, table, freeze, huber_delta, int(bootstrap), seed, starts, workers or _cores())
 
 
 def _fit(
@@ -161,11 +167,17 @@ def _fit(
     problem = _problem(law, table, freeze, huber_delta)
     explored = explore(problem, starts, seed)
     ends = sorted((refine(problem, start) for start in explored), key=lambda end: end.objective)
-    best = next((end for end in ends if end.converged and end.objective <= ends[0].objective * (1 + SAME)), ends[0])
-    agreement = sum(end.objective <= best.objective * (1 + SAME) for end in ends) / len(ends)
-    minima = _minima(ends)
+    best, minima = _best(problem, ends), _minima(problem, ends)
     codes = table.groups[~table.held]
-    replicates, notes = resample(problem, best.theta, [end.theta for end in minima[1:]] + explored, codes, bootstrap, seed, workers)
+    others = [end.theta for end in minima[1:]] + explored
+    replicates, notes = resample(problem, best.theta, others, codes, bootstrap, seed, workers)
+    if bootstrap:  # a refit may have come upon what the starts missed
+        found = refine(problem, min(replicates, key=problem.objective))
+        if not problem.same(best.objective, found.objective):
+            notes["missed"] = True
+            ends = [found, *ends]
+            best, minima = _best(problem, ends), _minima(problem, ends)
+    agreement = sum(problem.same(end.objective, best.objective) for end in ends) / len(ends)
     low, high = (
         np.percentile(replicates, [2.5, 97.5], axis=0) if bootstrap else best.theta + np.outer([-2, 2], _spread(problem, best.theta))
     )
@@ -173,17 +185,16 @@ def _fit(
     number = certificate.condition(problem, best.theta)
     residual = problem.residual(best.theta)
     notes["rms"] = math.sqrt(float(np.mean(residual**2)))
+    notes["bootstrap"], notes["distinct"] = bootstrap, _distinct(table)
+    notes["outside"] = [law.names[i] for i in problem.free if bootstrap and not low[i] <= best.theta[i] <= high[i]]
     held = _held_out(law, table, best.theta)
     notes["held_rms"] = held["rms_log_error"] if held else 0.0
     frozen = tuple(name for place, name in enumerate(law.names) if place not in problem.free)
-    draws = (
-        pd.DataFrame({p.name: p.named(replicates[:, i]) for i, p in enumerate(law.parameters)})
-        if bootstrap
-        else pd.DataFrame(columns=law.names)
-    )
+    named = {p.name: freeze.get(p.name, p.named(replicates[:, i])) for i, p in enumerate(law.parameters)}
+    draws = pd.DataFrame(named, index=range(bootstrap), columns=list(law.names), dtype=float)
     return Fit(
         form=law,
-        parameters=_estimates(law, best.theta, draws, frozen, len(residual)),
+        parameters=_estimates(law, best.theta, draws, freeze, len(residual)),
         frozen=frozen,
         points=len(residual),
         objective=best.objective,
@@ -218,10 +229,11 @@ def _problem(law: Form, table: Table, freeze: dict[str, float], delta: float) ->
     if not len(free):
         raise ConfigError(f"every parameter of {law.name} is frozen: nothing is left to fit")
     kept = ~table.held
-    points = int(kept.sum())
-    if points <= len(free):
+    points, rows = int(kept.sum()), _distinct(table)
+    if rows <= len(free):
+        kind = "different points" if rows < points else "points"
         raise DataError(
-            f"{table.source} has {points} points to fit, the {len(free)} free parameters of {law.name} need at least {len(free) + 1}:"
+            f"{table.source} has {rows} {kind} to fit, the {len(free)} free parameters of {law.name} need at least {len(free) + 1}:"
             f" measure more, hold out fewer or freeze some of {', '.join(law.names[place] for place in free)}"
         )
     for role, needing in law.identifies.items():
@@ -236,13 +248,41 @@ def _problem(law: Form, table: Table, freeze: dict[str, float], delta: float) ->
     return Problem(law, x, np.log(table.loss[kept]), np.ones(points), delta, start, free)
 
 
-def _minima(ends: list) -> list:
+def _frozen(law: Form, freeze: Mapping[str, float]) -> dict[str, float]:
+    """The values to keep, as floats; with a coefficient at zero also the parameters that then do nothing."""
+    found = {}
+    for name, value in freeze.items():
+        law.index(name)
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"freeze {name}={value!r}: that is not a number") from None
+    zero = [name for name, value in found.items() if value == 0 and law.parameters[law.index(name)].coefficient]
+    for name in law.idle(zero):
+        parameter = law.parameters[law.index(name)]
+        found.setdefault(name, parameter.low if parameter.log else 0.0)
+    return found
+
+
+def _best(problem: Problem, ends: list[Point]) -> Point:
+    """The lowest end; among ends that are the same up to rounding one that converged."""
+    lowest = min(ends, key=lambda end: end.objective)
+    return next((end for end in ends if end.converged and problem.same(end.objective, lowest.objective)), lowest)
+
+
+def _minima(problem: Problem, ends: list[Point]) -> list[Point]:
     """Of refined starts, sorted by objective: one for each distinct minimum."""
-    found: list = []
+    found: list[Point] = []
     for end in ends:
-        if end.converged and (not found or end.objective > found[-1].objective * (1 + 1e-4)):
+        if end.converged and (not found or not problem.same(end.objective, found[-1].objective * (1 + 1e-4))):
             found.append(end)
     return found or ends[:1]
+
+
+def _distinct(table: Table) -> int:
+    """Rows to fit that are no copies of another."""
+    columns = [*table.inputs.values(), table.loss]
+    return len(np.unique(np.stack(columns, axis=1)[~table.held], axis=0))
 
 
 def _spread(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -251,10 +291,12 @@ def _spread(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return full
 
 
-def _estimates(law: Form, theta: np.ndarray, draws: pd.DataFrame, frozen: tuple[str, ...], points: int) -> dict[str, Estimate]:
+def _estimates(law: Form, theta: np.ndarray, draws: pd.DataFrame, freeze: dict[str, float], points: int) -> dict[str, Estimate]:
     found = {}
     for name, value in law.named(theta).items():
-        low, high = (value, value) if name in frozen else np.percentile(draws[name], [2.5, 97.5]) if len(draws) else (math.nan, math.nan)
+        low, high = np.percentile(draws[name], [2.5, 97.5]) if len(draws) else (math.nan, math.nan)
+        if name in freeze:
+            value = low = high = freeze[name]
         found[name] = Estimate(value, float(low), float(high), points)
     return found
 

@@ -13,7 +13,9 @@ from scipy.optimize import minimize, nnls
 from cptlab.laws.forms import Form
 
 TOLERANCE = 1e-5  # of the gradient in whitened coordinates, where 1 is one step of Gauss and Newton
+UNIT = 1e-3  # of log loss: the objective is minimised in units of its square (of delta's, when that is smaller)
 SAME = 1e-6  # relative difference of objectives that counts as the same optimum
+NOTHING = 1e-12  # as much a point, in units of UNIT^2, counts as the same where the fit is exact
 RIDGE = 1e-12
 ROUNDS = 6
 ITERATIONS = 200  # of L-BFGS in one round
@@ -41,6 +43,15 @@ class Problem:
     delta: float
     start: np.ndarray
     free: np.ndarray
+
+    @property
+    def unit(self) -> float:
+        """The log loss that counts as one where gradients are compared with tolerances."""
+        return min(self.delta, UNIT)
+
+    def same(self, objective: float, best: float) -> bool:
+        """Whether an objective is that of the best optimum, up to rounding."""
+        return objective <= best * (1 + SAME) + NOTHING * len(self.log_measured) * self.unit**2
 
     def residual(self, theta: np.ndarray) -> np.ndarray:
         """log predicted - log measured, shape (points,)."""
@@ -81,7 +92,7 @@ def whitening(problem: Problem, theta: np.ndarray) -> np.ndarray:
 
     A direction that the data leave flat gets a bounded step.
     """
-    values, vectors = np.linalg.eigh(problem.curvature(theta) / problem.delta**2)
+    values, vectors = np.linalg.eigh(problem.curvature(theta) / problem.unit**2)
     scale = 1 / np.sqrt(np.maximum(values, RIDGE * max(values.max(), 1.0)))
     basis = np.zeros((len(theta), len(problem.free)))
     basis[problem.free] = vectors * np.minimum(scale, 1.0)
@@ -89,20 +100,20 @@ def whitening(problem: Problem, theta: np.ndarray) -> np.ndarray:
 
 
 def descend(problem: Problem, origin: np.ndarray, basis: np.ndarray, iterations: int = ITERATIONS, tolerance: float = TOLERANCE) -> Point:
-    """One run of L-BFGS from ``origin`` over the columns of ``basis``, on the objective over delta^2."""
+    """One run of L-BFGS from ``origin`` over the columns of ``basis``, on the objective over unit^2."""
     log_loss, x, measured, delta = problem.form.log_loss, problem.x, problem.log_measured, problem.delta
-    weights = problem.weights / delta
+    weights = problem.weights / problem.unit**2
 
     def function(z: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = log_loss(origin + basis @ z, x)
-        residual = (value - measured) / delta
-        inside = np.minimum(np.maximum(residual, -1.0), 1.0)
+        residual = value - measured
+        inside = np.minimum(np.maximum(residual, -delta), delta)
         pull = weights * inside
-        return delta * float(pull @ (residual - inside / 2)), (slope @ pull) @ basis
+        return float(pull @ (residual - inside / 2)), (slope @ pull) @ basis
 
     options = {"maxiter": iterations, "maxfun": 4 * iterations, "maxcor": 20, "ftol": 0.0, "gtol": tolerance}
     found = minimize(function, np.zeros(basis.shape[1]), jac=True, method="L-BFGS-B", options=options)
-    return Point(origin + basis @ found.x, float(found.fun) * delta**2, float(np.abs(found.jac).max()))
+    return Point(origin + basis @ found.x, float(found.fun) * problem.unit**2, float(np.abs(found.jac).max()))
 
 
 def refine(problem: Problem, start: np.ndarray) -> Point:

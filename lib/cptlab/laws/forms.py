@@ -6,7 +6,7 @@ Every form is a sum of positive terms, L = (t_1 + ... + t_K) ** outer, evaluated
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ INPUTS = {
     "r": "share of the data in question in the mixture, 0 to 1",
     "u": "unique training tokens",
 }
+LARGEST = 1e200  # value of a parameter
 TINY_LOG = -700.0  # the logarithm that stands for a coefficient frozen at zero: exp(-700) is still a normal number
 
 
@@ -38,7 +39,7 @@ class Parameter:
 
     def internal(self, value: float) -> float:
         """Named scale to internal scale; ConfigError for a value that this parameter cannot have."""
-        if not np.isfinite(value) or (self.log and (value < 0 or (value == 0 and not self.coefficient))):
+        if not abs(value) <= LARGEST or (self.log and (value < 0 or (value == 0 and not self.coefficient))):
             kind = (
                 "zero or a positive number (zero leaves its term out)"
                 if self.coefficient
@@ -46,7 +47,7 @@ class Parameter:
                 if self.log
                 else "a number"
             )
-            raise ConfigError(f"parameter {self.name} = {value}: it has to be {kind}")
+            raise ConfigError(f"parameter {self.name} = {value}: it has to be {kind}, not beyond {LARGEST:g}")
         if not self.log:
             return float(value)
         return float(np.log(value)) if value > 0 else TINY_LOG
@@ -104,13 +105,26 @@ class Form:
             raise ConfigError(f"form {self.name} has no parameter {name!r}: it has {', '.join(self.names)}")
         return self.names.index(name)
 
+    def idle(self, zero: Collection[str]) -> list[str]:
+        """Parameters that do nothing when the coefficients ``zero`` are zero."""
+        return []
+
     def prepare(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """``inputs`` as float arrays with their logarithms (of a share of zero: a very negative number), as ``terms`` wants them."""
+        """``inputs`` as float arrays with their logarithms (of a share of zero: a very negative number), as ``terms`` wants them.
+
+        Raises:
+            ConfigError: an input is missing or cannot be: a share outside 0 to 1, another that is not positive.
+        """
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise ConfigError(f"form {self.name} needs {missing[0]} ({INPUTS[missing[0]]}); given: {', '.join(inputs) or 'nothing'}")
         values = np.broadcast_arrays(*(np.atleast_1d(np.asarray(inputs[name], dtype=float)) for name in self.inputs))
         x = {name: np.ascontiguousarray(value).ravel() for name, value in zip(self.inputs, values, strict=True)}
+        for name, value in x.items():
+            if not np.all((value >= 0) & (value <= 1) if name == "r" else (value > 0) & np.isfinite(value)):
+                raise ConfigError(
+                    f"{name} ({INPUTS[name]}) has to be {'within 0 and 1' if name == 'r' else 'positive and finite'} everywhere"
+                )
         return x | {f"log_{name}": np.log(np.maximum(value, 1e-300)) for name, value in x.items()}
 
     def log_loss(self, theta: np.ndarray, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -145,6 +159,9 @@ class Form:
 
         Returns an array of the broadcast shape (0-d for numbers).
         """
+        unknown = sorted(set(inputs) - set(self.inputs))
+        if unknown:
+            raise ConfigError(f"form {self.name} does not know {unknown[0]!r}: its inputs are {', '.join(self.inputs)}")
         shape = np.broadcast_shapes(*(np.shape(value) for value in inputs.values()))
         return np.exp(self.log_loss(self.internal(values), self.prepare(inputs))[0]).reshape(shape)
 
@@ -175,6 +192,36 @@ class PowerSum(Form):
                 for name, power in powers.items():
                     found.setdefault(name, []).append(power)
         object.__setattr__(self, "identifies", {name: tuple(powers) for name, powers in found.items()})
+        self._check()
+
+    def _check(self) -> None:
+        """ConfigError for a declaration that contradicts itself."""
+        known = [parameter.name for parameter in self.parameters if parameter.coefficient]
+        if not self.sum or [term.coefficient for term in self.sum] != known:
+            raise ConfigError(
+                f"form {self.name}: the terms' coefficients have to be those of parameters, in their order: {', '.join(known)}"
+            )
+        inputs = {name for term in self.sum for powers in (term.over, term.times, term.shift) for name in powers}
+        if not inputs <= set(self.inputs) <= set(INPUTS):
+            raise ConfigError(f"form {self.name}: inputs are some of {', '.join(INPUTS)}, and those of the terms among them")
+        for term in self.sum:
+            for name in (*term.over.values(), *term.times.values(), *term.shift.values()):
+                self.index(name)
+        if not all(
+            self.parameters[self.index(name)].log
+            for name in [*(s for t in self.sum for s in t.shift.values()), *filter(None, [self.outer])]
+        ):
+            raise ConfigError(f"form {self.name}: a shift and an outer power are declared with positive()")
+
+    def idle(self, zero):
+        """See :meth:`Form.idle`."""
+        used = {
+            name
+            for term in self.sum
+            if term.coefficient not in zero
+            for name in (term.coefficient, *term.over.values(), *term.times.values(), *term.shift.values())
+        } | {self.outer}
+        return [name for name in self.names if name not in used and name not in zero]
 
     def prepare(self, inputs):
         """See :meth:`Form.prepare`; what does not depend on the parameters is computed once."""

@@ -58,13 +58,14 @@ def compute_optimal(law: Mapping[str, ArrayLike]) -> Optimal:
     """The allocation of lowest loss at given FLOPs: n = G (C/6)^a and d = (C/6)^b / G with a = beta / (alpha + beta - gamma), b = 1 - a and
     G = (alpha A / ((beta - gamma) B))^(1 / (alpha + beta - gamma)).
 
-    NaN where gamma is not below beta: the law then has no optimum, more parameters are always better.
+    NaN where there is no optimum: gamma not below beta (more parameters are always better), alpha, A or B not above zero.
     """
     _, a, b, alpha, beta, gamma = _terms(law)
     whole = alpha + beta - gamma
+    there = (beta > gamma) & (alpha > 0) & (a > 0) & (b > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        g = np.where(beta > gamma, alpha * a / ((beta - gamma) * b), np.nan) ** (1 / whole)
-    share = np.where(beta > gamma, beta / whole, np.nan)
+        g = np.where(there, alpha * a / ((beta - gamma) * b), np.nan) ** (1 / whole)
+        share = np.where(there, beta / whole, np.nan)
     return Optimal(share, 1 - share, g * FLOPS_PER_TOKEN**-share, FLOPS_PER_TOKEN ** (share - 1) / g)
 
 

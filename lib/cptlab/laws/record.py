@@ -36,7 +36,9 @@ def recorded(
     The record is found by the law, the values of the columns used, and every option. ``Fit.record`` names it, for the provenance of
     figures.
     """
-    law, freeze = form(law), dict(freeze or {})
+    law = form(law)
+    freeze = {name: float(value) for name, value in (freeze or {}).items()}
+    huber_delta, seed = float(huber_delta), int(seed)
     options = {"freeze": freeze, "huber_delta": huber_delta, "bootstrap": bootstrap, "seed": seed, "starts": starts}
     identity = {
         "version": VERSION,

@@ -53,18 +53,15 @@ def read_csv(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     path = Path(path)
     try:
         raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}: give the path of a CSV file") from None
-    if not raw.strip():
-        raise DataError(f"{path} is empty: it needs a header line and one row a measurement")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}: give the path of a CSV file") from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file in UTF-8 (byte {error.start}): export the table as CSV") from None
     if "\0" in text:
         raise DataError(f"{path} is not a text file (a zero byte at {text.index(chr(0))}): export the table as CSV")
-    header = text.lstrip().splitlines()[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True)
     lines = []
     try:
         for fields in reader:
@@ -72,6 +69,8 @@ def read_csv(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
                 lines.append((reader.line_num, [field.strip() for field in fields]))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}") from None
+    if not lines:
+        raise DataError(f"{path} is empty: it needs a header line and one row a measurement")
     (_, names), rows = lines[0], lines[1:]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -86,6 +85,12 @@ def read_csv(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     ]
 
 
+def _delimiter(text: str) -> str:
+    """The separator that parts the first line into most fields."""
+    header = text.lstrip().split("\n", 1)[0]
+    return max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+
+
 def load(
     data: pd.DataFrame | Mapping | str | Path,
     form: Form,
@@ -98,8 +103,8 @@ def load(
     Args:
         columns: role -> column, for roles n, d, r, u, loss and group; a role left out is looked for under its usual name
             (params, tokens, ratio, unique_tokens, loss) or the role's own.
-        holdout: rows to leave out of the fit and predict: a share of them (of the groups, where there are any; drawn with ``seed``), or a
-            condition on a column, such as ``"params > 1e9"``.
+        holdout: rows to leave out of the fit and predict: a share of them (whole groups, where there are any; drawn with ``seed``), or a
+            condition on a column, such as ``"params > 1e9"`` (exactly the rows that meet it).
 
     Raises:
         DataError: names the row and the column of a value that cannot be.
@@ -110,10 +115,17 @@ def load(
         frame, rows = read_csv(data)
     else:
         source = "the table"
-        frame = pd.DataFrame(data)
+        try:
+            frame = pd.DataFrame(data)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"the table cannot be made of these data: {error}") from None
+        if not frame.columns.is_unique:
+            raise DataError(f"the table has two columns named {frame.columns[frame.columns.duplicated()][0]!r}: rename one")
         rows = [f"row {label}" for label in frame.index]
     if frame.empty:
         raise DataError(f"{source} has no rows")
+    if columns is not None and not isinstance(columns, Mapping):
+        raise ConfigError(f"columns {columns!r}: give a mapping from role to column, such as {{'n': 'params'}}")
     columns = dict(columns or {})
     unknown = sorted(set(columns) - set(ROLES))
     if unknown:
@@ -123,7 +135,7 @@ def load(
     groups = np.arange(len(frame))
     if "group" in columns:
         chosen["group"] = _column(frame, "group", columns, source)
-        groups = pd.factorize(frame[chosen["group"]].astype(str))[0]
+        groups = _codes(frame[chosen["group"]], chosen["group"], source, rows)
     held = _held_out(frame, holdout, groups, chosen, source, seed)
     loss = values.pop("loss")
     return Table(values, loss, groups, held, chosen, source)
@@ -134,13 +146,27 @@ def _column(frame: pd.DataFrame, role: str, columns: Mapping[str, str], source: 
     for name in tried:
         if name in frame.columns:
             return name
+    if role not in columns:  # the usual names also in another case
+        alike = [column for column in frame.columns if str(column).lower() in tried]
+        if len(alike) == 1:
+            return alike[0]
     has = ", ".join(map(str, frame.columns))
     raise DataError(
         f"{source} has no column {tried[0]!r} for {role} ({ROLES[role]}): it has {has}; say which one with --columns {role}=NAME"
     )
 
 
+def _codes(cells: pd.Series, column: str, source: str, rows: list[str]) -> np.ndarray:
+    names = cells.astype(str).str.strip()
+    empty = np.flatnonzero(cells.isna().to_numpy() | (names == "").to_numpy())
+    if empty.size:
+        raise DataError(f"{source}: {rows[empty[0]]}, column {column!r}: no value; name the run that the row belongs to, or remove the row")
+    return pd.factorize(names)[0]
+
+
 def _numbers(cells: pd.Series, role: str, column: str, source: str, rows: list[str]) -> np.ndarray:
+    if cells.dtype.kind in "bcmM":  # booleans, complex numbers, times
+        raise DataError(f"{source}: column {column!r} holds {cells.dtype} values; {ROLES[role]} is needed as plain numbers")
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
     positive = role != "r"
     wrong = ~np.isfinite(numbers) | ((numbers <= 0) if positive else ((numbers < 0) | (numbers > 1)))
@@ -168,6 +194,8 @@ def _held_out(
         share = float(holdout)
     except ValueError:
         share = None
+    except TypeError:
+        raise ConfigError(f"holdout {holdout!r}: give a share such as 0.2, or a condition such as 'params > 1e9'") from None
     if share is not None:
         if not 0 < share < 1:
             raise ConfigError(f"holdout {holdout}: give a share between 0 and 1, or a condition such as 'params > 1e9'")
