@@ -49,10 +49,11 @@ test: .venv/.corpora  ## ruff, unit tests, and every notebook at the smoke profi
 lab: .venv/.corpora  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: .venv/.corpora  ## training against transformers.Trainer, the time to serve a stored run, speed and memory of the corpus pipeline
+bench: .venv/.corpora  ## training against transformers.Trainer, the time to serve a stored run, speed and memory of the corpus pipeline, fits
 	$(BIN)/cptlab bench train
 	$(BIN)/cptlab bench serve
 	$(BIN)/cptlab bench corpora
+	$(BIN)/cptlab bench laws
 
 clean:  ## remove executed notebooks, fresh and smoke runs, and caches of tools
 	rm -rf runs/notebooks runs/fresh runs/smoke* .pytest_cache .ruff_cache build
