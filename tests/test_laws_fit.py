@@ -540,3 +540,16 @@ def test_numpy_scalars_are_as_good_as_numbers():
         "chinchilla", data, freeze={"E": np.float64(1.7)}, seed=np.int64(3), huber_delta=np.float64(1e-3), bootstrap=np.int64(0), starts=8
     )
     assert strict_json(found)["seed"] == 3 and found.values["E"] == 1.7
+
+
+def test_a_large_exponent_that_the_data_show_is_no_run_away():
+    truth = TRUTH["dcpt"] | {"eta": 12.0}
+    found = fit("dcpt", measured("dcpt", truth, 0.001, points=120), bootstrap=0, starts=16)
+    assert found.status == "converged" and found.values["eta"] == pytest.approx(12, rel=0.05) and "eta" not in found.unidentified
+
+
+def test_a_coefficient_beyond_all_bounds_still_predicts():
+    data = measured("chinchilla", TRUTH["chinchilla"], points=40)
+    found = fit("chinchilla", data.assign(d=20 * data["n"]), bootstrap=0, starts=4)
+    huge = found.values | {"A": 1e304, "alpha": 40.0}
+    assert np.isfinite(found.form.loss(huge, n=1e9, d=1e10))

@@ -79,15 +79,18 @@ def faded(problem: Problem, theta: np.ndarray) -> list[str]:
 
 
 def astray(problem: Problem, theta: np.ndarray) -> list[str]:
-    """Free parameters that ran off to where they no longer change the loss: a thousand times outside their range, an exponent beyond 10."""
-    found = []
-    for place in problem.free:
+    """Free parameters that ran off to where they hardly change the loss: a thousand times outside their range or an exponent beyond 10, and
+    with a standard error of more than a twentieth."""
+    found, errors = [], spread(problem, theta)
+    for place, error in zip(problem.free, errors, strict=True):
         parameter, value = problem.form.parameters[place], theta[place]
         if parameter.coefficient:
             continue
-        if parameter.log and not np.log(parameter.low) - np.log(1e3) <= value <= np.log(parameter.high) + np.log(1e3):
-            found.append(parameter.name)
-        if not parameter.log and abs(value) > 10:
+        if parameter.log:
+            off = not np.log(parameter.low) - np.log(1e3) <= value <= np.log(parameter.high) + np.log(1e3) and not error < 0.05
+        else:
+            off = abs(value) > 10 and not error < 0.05 * abs(value)
+        if off:
             found.append(parameter.name)
     return found
 

@@ -19,7 +19,8 @@ INPUTS = {
     "r": "share of the data in question in the mixture, 0 to 1",
     "u": "unique training tokens",
 }
-LARGEST = 1e200  # value of a parameter
+LARGEST = 1.1e304  # value of a positive parameter: a fit holds its logarithm below 700
+LARGEST_EXPONENT = 1e6
 TINY_LOG = -700.0  # the logarithm that stands for a coefficient frozen at zero: exp(-700) is still a normal number
 
 
@@ -39,7 +40,8 @@ class Parameter:
 
     def internal(self, value: float) -> float:
         """Named scale to internal scale; ConfigError for a value that this parameter cannot have."""
-        if not abs(value) <= LARGEST or (self.log and (value < 0 or (value == 0 and not self.coefficient))):
+        largest = LARGEST if self.log else LARGEST_EXPONENT
+        if not abs(value) <= largest or (self.log and (value < 0 or (value == 0 and not self.coefficient))):
             kind = (
                 "zero or a positive number (zero leaves its term out)"
                 if self.coefficient
@@ -47,7 +49,7 @@ class Parameter:
                 if self.log
                 else "a number"
             )
-            raise ConfigError(f"parameter {self.name} = {value}: it has to be {kind}, not beyond {LARGEST:g}")
+            raise ConfigError(f"parameter {self.name} = {value}: it has to be {kind}, not beyond {largest:g}")
         if not self.log:
             return float(value)
         return float(np.log(value)) if value > 0 else TINY_LOG
