@@ -1,6 +1,6 @@
 """Scaling laws: their forms, certified fits, and what follows from them."""
 
-from cptlab.laws import optimal
+from cptlab.laws import catalogue, optimal
 from cptlab.laws.fit import Fit, fit
 from cptlab.laws.forms import FORMS, Form, PowerSum, Term, coefficient, exponent, form, positive, register
 from cptlab.laws.record import recorded
@@ -11,6 +11,7 @@ __all__ = [
     "Form",
     "PowerSum",
     "Term",
+    "catalogue",
     "coefficient",
     "exponent",
     "fit",

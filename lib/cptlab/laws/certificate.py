@@ -16,7 +16,8 @@ HIGH_CONDITION = 1e4
 FEW_POINTS = 3  # a free parameter
 FEW_GROUPS = 8
 FEW_REFITS = 100
-BAD_FIT = 0.1  # root mean square of log predicted - log measured
+BAD_FIT = 0.05  # typical error of log loss
+OUTLIER = 10  # typical errors
 
 
 def scaled_jacobian(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -50,13 +51,8 @@ def unidentified(problem: Problem, theta: np.ndarray, low: np.ndarray, high: np.
     Those with weight in a direction that the losses do not feel, those of a term that has faded, and those whose 95 % interval
     (``low``, ``high``: full vectors of internal coordinates) spans a factor of 10, or 0.5 for an exponent.
     """
-    form, found = problem.form, set()
+    form, found = problem.form, unfelt(problem, theta)
     scaled = scaled_jacobian(problem, theta)
-    _, values, rows = np.linalg.svd(scaled, full_matrices=True)
-    values = np.concatenate([values, np.zeros(len(rows) - len(values))])
-    for value, row in zip(values, rows, strict=True):
-        if value < NULL * values[0]:
-            found |= {int(place) for place, weight in zip(problem.free, row, strict=True) if abs(weight) > LOADING}
     for place in problem.free:
         wide = np.log(WIDE_FACTOR) if form.parameters[place].log else WIDE_EXPONENT
         if not high[place] - low[place] <= wide:  # also NaN
@@ -67,6 +63,22 @@ def unidentified(problem: Problem, theta: np.ndarray, low: np.ndarray, high: np.
             found.add(int(place))
     found |= {form.index(name) for name in astray(problem, theta)}
     return [form.names[place] for place in sorted(found)]
+
+
+def unfelt(problem: Problem, theta: np.ndarray) -> set[int]:
+    """Places of free parameters with weight in a direction that the losses do not feel.
+
+    Where along it a fit or a refit stops is an accident: such a parameter has a value to print and no interval.
+    """
+    _, values, rows = np.linalg.svd(scaled_jacobian(problem, theta), full_matrices=True)
+    values = np.concatenate([values, np.zeros(len(rows) - len(values))])
+    null = rows[values < NULL * values[0]]
+    return {int(place) for place, weights in zip(problem.free, null.T, strict=True) if np.any(np.abs(weights) > LOADING)}
+
+
+def typical(residual: np.ndarray) -> float:
+    """Typical error of log loss, whatever a few rows do: the median absolute residual in units of a normal standard deviation."""
+    return float(1.4826 * np.median(np.abs(residual)))
 
 
 def faded(problem: Problem, theta: np.ndarray) -> list[str]:
@@ -113,8 +125,17 @@ def warnings(
         said.append(f"{rows} points for {free} free parameters: fewer than {FEW_POINTS} a parameter; the fit can follow noise")
     if copies:
         said.append(f"{copies} rows are copies of others: they are no further evidence, and the intervals are too narrow; leave them out")
-    if notes["rms"] > BAD_FIT:
-        said.append(f"the law misses the losses by {notes['rms']:.0%} (root mean square): it does not describe them")
+    residual = problem.residual(theta)
+    usual = typical(residual)
+    if usual > BAD_FIT:
+        said.append(f"the law misses the losses by {usual:.0%} (typical error): it does not describe them")
+    far = int((np.abs(residual) > OUTLIER * usual).sum()) if usual > 1e-9 else 0
+    if far:
+        worst = int(np.argmax(np.abs(residual)))
+        said.append(
+            f"{far} rows lie more than {OUTLIER} typical errors from the law, the worst by {residual[worst]:+.1%} at a loss of"
+            f" {np.exp(problem.log_measured[worst]):.4g}: look at them"
+        )
     gone = astray(problem, theta)
     if gone:
         values = ", ".join(f"{name} = {form.named(theta)[name]:.3g}" for name in gone)
@@ -128,12 +149,12 @@ def warnings(
             f" {others[-1]:.4g} against {best.objective:.4g}; there may be a better one still"
         )
     near = [end for end in ends if end.objective <= best.objective * 1.01 or problem.same(end.objective, best.objective)]
-    far = [
+    apart = [
         form.names[place] for place in problem.free if any(_apart(form.parameters[place], end.theta[place], theta[place]) for end in near)
     ]
-    if far:
+    if apart:
         said.append(
-            f"a flat valley: starts that ended within 1 % of the optimum's objective differ in {', '.join(far)} by more than a quarter"
+            f"a flat valley: starts that ended within 1 % of the optimum's objective differ in {', '.join(apart)} by more than a quarter"
         )
     faint = faded(problem, theta)
     if faint:
@@ -147,7 +168,7 @@ def warnings(
     if falling:
         said.append(f"{', '.join(falling)} came out at or below zero, against the meaning of the law")
     if notes.get("missed"):
-        said.append("the starts missed the optimum, a bootstrap refit came upon it: try more starts; the intervals are rough")
+        said.append("the starts missed a lower objective that a bootstrap refit came upon: try more starts; the intervals are rough")
     if notes.get("outside"):
         said.append(f"the value of {', '.join(notes['outside'])} lies outside its own interval: fit and refits ended in different places")
     if 0 < notes.get("groups", FEW_GROUPS) < FEW_GROUPS:
@@ -160,8 +181,8 @@ def warnings(
         said.append(
             f"{notes['redrawn']:.0%} of the bootstrap samples had too few different points, others took their place: intervals too narrow"
         )
-    if notes.get("held_rms", 0) > 3 * notes.get("rms", np.inf):
-        said.append(f"on held-out points the error is {notes['held_rms'] / notes['rms']:.1f} times that on the fitted ones")
+    if notes["held_rms"] > 3 * usual > 0:
+        said.append(f"on held-out points the error is {notes['held_rms'] / usual:.1f} times the typical one on the fitted points")
     return said
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,8 @@ class Fit:
     """A fitted law.
 
     ``parameters`` holds an :class:`~cptlab.statistics.Estimate` a parameter (value at full precision, 95 % percentile interval of the
-    bootstrap; bounds NaN without one, equal to the value when ``frozen``); ``objective`` the sum of Huber losses of log loss;
+    bootstrap; bounds NaN without one and for what moves along a direction that the losses do not feel, equal to the value when
+    ``frozen``); ``objective`` the sum of Huber losses of log loss;
     ``status`` says whether it is a minimum; ``agreement`` the share of the ``starts`` that reached it; ``condition`` and
     ``unidentified`` what the data determine; ``rms_log_error`` the root mean square of log predicted - log measured on the fitted
     points; ``held_out`` the errors on the held-out ones; ``replicates`` the bootstrap refits, one row each; ``minima`` the distinct
@@ -65,11 +67,17 @@ class Fit:
         return self.form.loss(self.values, **inputs)
 
     def derive(self, function: Callable[[dict[str, float]], float], confidence: float = 0.95) -> Estimate:
-        """A quantity computed from the parameters, with the percentile interval of its values over the bootstrap replicates."""
+        """A quantity computed from the parameters, with the percentile interval of its values over the bootstrap replicates.
+
+        Replicates that give NaN are left out, with a warning that says how many.
+        """
         if not 0 < confidence < 1:
             raise ConfigError(f"confidence must lie between 0 and 1, got {confidence}")
         draws = np.array([float(function(row)) for row in self.replicates.to_dict("records")])
-        low, high = np.percentile(draws, [50 * (1 - confidence), 50 * (1 + confidence)]) if len(draws) else (math.nan, math.nan)
+        there = draws[~np.isnan(draws)] if len(draws) else draws
+        if len(there) < len(draws):
+            warnings.warn(f"{1 - len(there) / len(draws):.0%} of the replicates have no such quantity (NaN) and are left out", stacklevel=2)
+        low, high = np.percentile(there, [50 * (1 - confidence), 50 * (1 + confidence)]) if len(there) else (math.nan, math.nan)
         return Estimate(float(function(self.values)), float(low), float(high), self.points)
 
     def to_json(self) -> dict:
@@ -175,16 +183,17 @@ def _fit(
         found = refine(problem, min(replicates, key=problem.objective))
         if not problem.same(best.objective, found.objective):
             notes["missed"] = True
-            ends = [found, *ends]
-            best, minima = _best(problem, ends), _minima(problem, ends)
+            if not certificate.astray(problem, found.theta):  # one that ran off is no better, only further out
+                ends = [found, *ends]
+                best, minima = _best(problem, ends), _minima(problem, ends)
     agreement = sum(problem.same(end.objective, best.objective) for end in ends) / len(ends)
     low, high = (
         np.percentile(replicates, [2.5, 97.5], axis=0) if bootstrap else best.theta + np.outer([-2, 2], _spread(problem, best.theta))
     )
     loose = certificate.unidentified(problem, best.theta, low, high)
+    unfelt = [law.names[place] for place in sorted(certificate.unfelt(problem, best.theta))]
     number = certificate.condition(problem, best.theta)
     residual = problem.residual(best.theta)
-    notes["rms"] = math.sqrt(float(np.mean(residual**2)))
     notes["bootstrap"], notes["distinct"] = bootstrap, _distinct(table)
     notes["outside"] = [law.names[i] for i in problem.free if bootstrap and not low[i] <= best.theta[i] <= high[i]]
     held = _held_out(law, table, best.theta)
@@ -194,7 +203,7 @@ def _fit(
     draws = pd.DataFrame(named, index=range(bootstrap), columns=list(law.names), dtype=float)
     return Fit(
         form=law,
-        parameters=_estimates(law, best.theta, draws, freeze, len(residual)),
+        parameters=_estimates(law, best.theta, draws, freeze, unfelt, len(residual)),
         frozen=frozen,
         points=len(residual),
         objective=best.objective,
@@ -203,7 +212,7 @@ def _fit(
         starts=len(ends),
         condition=number,
         unidentified=tuple(loose),
-        rms_log_error=notes["rms"],
+        rms_log_error=math.sqrt(float(np.mean(residual**2))),
         held_out=held,
         replicates=draws,
         warnings=tuple(certificate.warnings(problem, best, ends, agreement, number, loose, notes)),
@@ -291,10 +300,12 @@ def _spread(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return full
 
 
-def _estimates(law: Form, theta: np.ndarray, draws: pd.DataFrame, freeze: dict[str, float], points: int) -> dict[str, Estimate]:
+def _estimates(
+    law: Form, theta: np.ndarray, draws: pd.DataFrame, freeze: dict[str, float], unfelt: list[str], points: int
+) -> dict[str, Estimate]:
     found = {}
     for name, value in law.named(theta).items():
-        low, high = np.percentile(draws[name], [2.5, 97.5]) if len(draws) else (math.nan, math.nan)
+        low, high = np.percentile(draws[name], [2.5, 97.5]) if len(draws) and name not in unfelt else (math.nan, math.nan)
         if name in freeze:
             value = low = high = freeze[name]
         found[name] = Estimate(value, float(low), float(high), points)

@@ -15,7 +15,7 @@ from cptlab.laws.forms import Form
 TOLERANCE = 1e-5  # of the gradient in whitened coordinates, where 1 is one step of Gauss and Newton
 UNIT = 1e-3  # of log loss: the objective is minimised in units of its square (of delta's, when that is smaller)
 SAME = 1e-6  # relative difference of objectives that counts as the same optimum
-NOTHING = 1e-12  # as much a point, in units of UNIT^2, counts as the same where the fit is exact
+NOTHING = 1e-8  # as much a point, in units of UNIT^2, counts as the same where the fit is exact
 RIDGE = 1e-12
 ROUNDS = 6
 ITERATIONS = 200  # of L-BFGS in one round

@@ -14,7 +14,7 @@ from cptlab.laws.table import Table, load
 from cptlab.runs.measured import measured
 from cptlab.statistics import Estimate
 
-VERSION = 1  # raise by hand when a change of the fit changes its numbers
+VERSION = 2  # raise by hand when a change of the fit changes its numbers
 DIGITS = 7  # of the bootstrap replicates in a record; parameters keep all
 
 

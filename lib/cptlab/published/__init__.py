@@ -1,6 +1,7 @@
 """Numbers that the reproduced works print, as tables with their sources; digits as printed, so that their rounding can be studied."""
 
 import csv
+import warnings
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from importlib import resources
@@ -60,10 +61,13 @@ def rounding_box(values: Mapping[str, str], draws: int, seed: int = 0) -> dict[s
 def propagate(function: Callable[[dict], np.ndarray], values: Mapping[str, str], draws: int = 20000, seed: int = 0) -> Estimate:
     """What ``function`` makes of printed numbers, and the middle 95 % of what it makes of all numbers that round to them.
 
-    It gets a mapping of floats, or of arrays of ``draws`` entries, and returns a number, or as many. NaN draws are left out.
+    It gets a mapping of floats, or of arrays of ``draws`` entries, and returns a number, or as many. NaN draws are left out
+    with a warning.
     """
     value = float(function({name: np.float64(text) for name, text in values.items()}))
     found = np.asarray(function(rounding_box(values, draws, seed)), dtype=float)
+    if np.isnan(found).any():
+        warnings.warn(f"{np.isnan(found).mean():.0%} of the draws give no value (NaN) and are left out", stacklevel=2)
     low, high = np.nanpercentile(found, [2.5, 97.5])
     return Estimate(value, float(low), float(high), len(values))
 
