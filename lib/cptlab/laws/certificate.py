@@ -133,8 +133,8 @@ def warnings(
     if far:
         worst = int(np.argmax(np.abs(residual)))
         said.append(
-            f"{far} rows lie more than {OUTLIER} typical errors from the law, the worst by {residual[worst]:+.1%} at a loss of"
-            f" {np.exp(problem.log_measured[worst]):.4g}: look at them"
+            f"{far} of {len(residual)} rows lie more than {OUTLIER} typical errors from the law, the worst by {residual[worst]:+.1%}"
+            f" at a loss of {np.exp(problem.log_measured[worst]):.4g}: look at them"
         )
     gone = astray(problem, theta)
     if gone:
