@@ -41,7 +41,6 @@ def measure(starts_of_grid: int | None = None) -> dict:
     return {
         "points": POINTS,
         "noise_of_log_loss": NOISE,
-        "truth_objective": float(huber(form("chinchilla").loss(TRUTH, n=data["params"], d=data["tokens"]) / data["loss"] - 1, DELTA).sum()),
         "plain_starts": len(grid),
         "plain_summed": summed,
         "plain_averaged": averaged,

@@ -183,9 +183,9 @@ def _fit(
         found = refine(problem, min(replicates, key=problem.objective))
         if not problem.same(best.objective, found.objective):
             notes["missed"] = True
-            if not certificate.astray(problem, found.theta):  # one that ran off is no better, only further out
-                ends = [found, *ends]
-                best, minima = _best(problem, ends), _minima(problem, ends)
+            # One that ran off is no better, only further out, unless the best one did so too.
+            if certificate.astray(problem, best.theta) or not certificate.astray(problem, found.theta):
+                best, minima = _best(problem, [found, *ends]), _minima(problem, [found, *ends])
     agreement = sum(problem.same(end.objective, best.objective) for end in ends) / len(ends)
     low, high = (
         np.percentile(replicates, [2.5, 97.5], axis=0) if bootstrap else best.theta + np.outer([-2, 2], _spread(problem, best.theta))
