@@ -62,9 +62,8 @@ def executed(monkeypatch) -> SimpleNamespace:
         return outcomes
 
     monkeypatch.setattr(notebooks, "execute_all", execute_all)
-    fake_module(
-        monkeypatch, "runs.scheduler", needed=lambda store, requests: requests, progress_line=lambda store, todo: f"{store} {len(todo)}"
-    )
+    fake_module(monkeypatch, "sweep.scheduler", needed=lambda store, requests: requests)
+    fake_module(monkeypatch, "sweep.progress", progress_line=lambda store, todo: f"{store} {len(todo)}")
     return seen
 
 

@@ -8,10 +8,10 @@ import pytest
 import tiny
 
 from cptlab.errors import StoreError, TrainingError
-from cptlab.runs import worker
 from cptlab.runs.request import Prompt, Request
 from cptlab.runs.store import Store
-from cptlab.runs.worker import work
+from cptlab.sweep import ranks
+from cptlab.sweep.worker import work
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -41,7 +41,7 @@ def test_two_ranks_are_one_run(recipe, tmp_path, torch_once, stage):
 @pytest.fixture
 def launcher(monkeypatch):
     """``launcher(code)``: python code in the place of DeepSpeed's launcher."""
-    return lambda code: monkeypatch.setattr(worker, "_launcher", lambda how: [sys.executable, "-c", code])
+    return lambda code: monkeypatch.setattr(ranks, "_launcher", lambda how: [sys.executable, "-c", code])
 
 
 def test_ranks_that_fail_are_a_record(recipe, store, launcher):
@@ -68,7 +68,7 @@ def test_a_failed_measurement_leaves_the_record(recipe, store, torch_once, launc
 
 def test_the_lock_is_kept_alive_and_ranks_end_with_it(recipe, store, launcher, monkeypatch, tmp_path):
     run = tiny.spec(recipe, 3)
-    monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(ranks, "HEARTBEAT_SECONDS", 0.1)
     note = tmp_path / "pid"
     lock = store.path(run.id) / "lock"
     launcher(f"""

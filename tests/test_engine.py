@@ -8,7 +8,8 @@ import tiny
 from safetensors.torch import load_file
 
 from cptlab.errors import ConfigError
-from cptlab.runs.request import Missing, Prompt, Request, state_file
+from cptlab.runs.lacking import Lacking
+from cptlab.runs.request import Prompt, Request
 from cptlab.runs.spec import Optimiser, Schedule
 from cptlab.runs.store import Store
 
@@ -25,13 +26,13 @@ def stores(tmp_path):
 
 def start(request, store, how=tiny.EXECUTION):
     """The run as it is about to be trained."""
-    from cptlab.training.trainer import Run
+    from cptlab.training.trainer import Training
 
-    return Run(request, store, how, Missing((), False, (), (), True, True))
+    return Training(request, store, how, Lacking((), False, (), (), True, True))
 
 
 def state_of(run):
-    from cptlab.training.state import read_state
+    from cptlab.training.optimiser_state import read_state
 
     state = read_state(run.engine.deepspeed)
     run.engine.close()
@@ -131,11 +132,11 @@ def test_carry_over_of_the_optimiser(recipe, store, torch_once, stage, precision
     base = tiny.spec(recipe, 5, precision=precision, schedule=Schedule("constant"))
     record = tiny.trained(store, base, how, keep_state=(5,))
     assert record["status"] == "done", record["error"]
-    ended = load_file(state_file(store, base.id, 5))
+    ended = load_file(store.optimiser_state(base.id, 5))
     weights = load_file(store.checkpoint(base.id, 5))
     for carry in (True, False):
         run = start(Request(tiny.target(base, 3, carry=carry, schedule=Schedule("constant"))), store, how)
-        from cptlab.training.state import optimizer_steps
+        from cptlab.training.optimiser_state import optimizer_steps
 
         assert optimizer_steps(run.engine.deepspeed) == (5 if carry else 0)
         begun = state_of(run)
@@ -186,7 +187,7 @@ def test_evaluation_pads(recipe, store, torch_once, stage, count):
     from transformers import AutoModelForCausalLM
 
     from cptlab.corpora import open_corpus
-    from cptlab.training.trainer import evaluation_windows
+    from cptlab.training.evaluation import evaluation_windows
 
     run = tiny.spec(recipe, 6)
     tiny.trained(store, run, tiny.execution(zero_stage=stage, micro_batch=4), sets=(f"two:{count}",))
@@ -204,7 +205,7 @@ def test_evaluation_pads(recipe, store, torch_once, stage, count):
 
 def test_evaluation_windows(recipe):
     from cptlab.corpora import open_corpus
-    from cptlab.training.trainer import evaluation_windows
+    from cptlab.training.evaluation import evaluation_windows
 
     corpus = open_corpus(recipe)
     tokens = np.asarray(corpus.tokens("two", "validation"), np.int64)

@@ -15,10 +15,11 @@ import pytest
 import tiny
 
 from cptlab.errors import ConfigError, StoreError
-from cptlab.runs.grid import Grid
-from cptlab.runs.request import Prompt, Request, missing
+from cptlab.runs.lacking import lacking
+from cptlab.runs.request import Prompt, Request
+from cptlab.runs.shapes import parameter_counts
 from cptlab.runs.store import Store
-from cptlab.training.sizes import parameters, run_flops
+from cptlab.sweep.grid import Grid
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def no_training(monkeypatch):
     """``no_training()``: from here on, training is an error."""
     from cptlab.training import trainer
 
-    return lambda: monkeypatch.setattr(trainer.Run, "train", lambda _: 1 / 0)
+    return lambda: monkeypatch.setattr(trainer.Training, "train", lambda _: 1 / 0)
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------------
@@ -63,8 +64,8 @@ def test_tables_of_a_trained_grid(recipe, grid_of):
     assert results.ids == [base.id, *(arm.id for arm in arms)] and results.failures.empty
     runs = results.runs.set_index("id")
     assert runs.loc[base.id, "arm"] == "base" and runs["tokens"].tolist() == [4 * 256, 3 * 256, 3 * 256]
-    assert runs["flops"].tolist() == [run_flops(run) for run in (base, *arms)]
-    assert (runs[["non_embedding", "total"]] == pd.Series(parameters(base.model))).all().all()
+    assert runs["flops"].tolist() == [run.flops for run in (base, *arms)]
+    assert (runs[["non_embedding", "total"]] == pd.Series(parameter_counts(base.model))).all().all()
     assert (runs["epochs"] > 0).all() and (runs["seconds"] > 0).all()
     assert results.curves.groupby("id")["step"].max().to_dict() == {base.id: 4, **{arm.id: 3 for arm in arms}}
     final = results.final("two:4")
@@ -111,7 +112,7 @@ def test_plan(recipe, store, grid_of):
     assert plan.index.tolist() == [arm.id, other.id, base.id]  # each run once, its upstream too
     assert plan["status"].tolist() == ["missing"] * 3 and plan["tokens"].tolist() == [3 * 256, 5 * 256, 4 * 256]
     assert plan.loc[base.id, "role"] == "upstream" and plan.loc[arm.id, "arm"] == "continual"
-    assert plan["flops"].tolist() == [run_flops(run) for run in (arm, other, base)]
+    assert plan["flops"].tolist() == [run.flops for run in (arm, other, base)]
     assert not store.root.exists()  # a plan writes nothing
 
 
@@ -138,7 +139,7 @@ SERVE = """
 import pickle, sys, time
 from pathlib import Path
 store, how, requests = pickle.loads(Path(sys.argv[1]).read_bytes())
-from cptlab.runs.grid import Grid
+from cptlab.sweep.grid import Grid
 grid = Grid(store, how)
 for request in requests:
     grid.add(request.spec, sets=request.sets, steps=request.steps, arm="x")
@@ -247,4 +248,4 @@ def test_arms_start_from_committed_base_weights(recipe, store, grid_of):
     committed = store.checkpoint(base.id, 4)
     committed.write_bytes(committed.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match="sha256"):
-        missing(store, Request(base, keep=(4,)))
+        lacking(store, Request(base, keep=(4,)))

@@ -6,7 +6,8 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from cptlab.errors import ConfigError, TrainingError
-from cptlab.runs.spec import ModelSpec, Upstream
+from cptlab.runs.shapes import ModelSpec
+from cptlab.runs.spec import Upstream
 from cptlab.runs.store import Store
 
 pytestmark = pytest.mark.usefixtures("torch_once")
@@ -100,13 +101,13 @@ def test_every_family_trains_and_is_read_back(recipe, store, torch_once, changes
     from transformers import AutoModelForCausalLM
 
     from cptlab.corpora import open_corpus
-    from cptlab.training.sizes import parameters
-    from cptlab.training.trainer import evaluation_windows
+    from cptlab.runs.shapes import parameter_counts
+    from cptlab.training.evaluation import evaluation_windows
 
     run = tiny.spec(recipe, 6, model=tiny.model(**changes), precision="bf16")
     record = tiny.trained(store, run, sets=("one:8",))
     assert record["status"] == "done", record["error"]
-    assert {k: record["summary"]["parameters"][k] for k in ("total", "non_embedding")} == parameters(run.model)
+    assert {k: record["summary"]["parameters"][k] for k in ("total", "non_embedding")} == parameter_counts(run.model)
     assert tiny.losses(store, run)[-1] < tiny.losses(store, run)[0]
 
     folder = store.checkpoint(run.id, 6).parent

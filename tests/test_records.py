@@ -9,7 +9,7 @@ import pytest
 
 from cptlab import claims, notebooks, paths
 from cptlab.files import sha256_file
-from cptlab.runs.request import missing
+from cptlab.runs.lacking import lacking
 from cptlab.runs.store import Store
 from cptlab.study import load_profile
 
@@ -28,8 +28,8 @@ def grid(request):
 
 
 def test_every_run_of_the_laptop_profile_is_recorded(grid):
-    lacking = [request.labels for request in grid.requests if missing(STORE, request)]
-    assert not lacking, f"{len(lacking)} runs are not in runs/: {lacking[:3]}"
+    absent = [request.labels for request in grid.requests if lacking(STORE, request)]
+    assert not absent, f"{len(absent)} runs are not in runs/: {absent[:3]}"
 
 
 def test_records_say_what_made_them(grid):

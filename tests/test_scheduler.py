@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tiny
 
+from cptlab.runs.lacking import lacking
 from cptlab.runs.provenance import collect
-from cptlab.runs.request import Request, log_steps, missing
-from cptlab.runs.scheduler import chain_flops, needed, progress_line, train
+from cptlab.runs.request import Request, log_steps
 from cptlab.runs.spec import Optimiser, Schedule
 from cptlab.runs.store import Store
+from cptlab.sweep.progress import progress_line
+from cptlab.sweep.scheduler import chain_flops, needed, train
 
 DIVERGING = Schedule("constant", max_lr=1e30, warmup=0.0)
 
@@ -54,7 +56,7 @@ def test_upstreams_come_first_and_only_once(recipe, store, sweep):
     assert sorted(executor.submitted) == sorted(status)
     assert executor.submitted[0] == base.id
     assert all(base.id in executor.done_before[arm.id] for arm in arms) and arms[0].id in executor.done_before[last.id]
-    assert missing(store, Request(base, keep_state=(4,))).states == ()  # the arm that carries the optimiser over made it keep its state
+    assert lacking(store, Request(base, keep_state=(4,))).states == ()  # the arm that carries the optimiser over made it keep its state
     assert store.record(base.id)["labels"] == {"role": "upstream"}
     upstream = store.record(arms[0].id)["provenance"]["upstream_weights"]["init"]
     assert upstream == {"run": base.id, "step": 4, "sha256": store.record(base.id)["checkpoints"]["4"]["sha256"]}
@@ -219,7 +221,7 @@ def test_a_killed_worker_is_replaced_and_its_run_resumed(recipe, store):
 def test_a_run_that_kills_its_workers_fails(recipe, store, monkeypatch):
     from concurrent.futures.process import BrokenProcessPool
 
-    from cptlab.runs import scheduler
+    from cptlab.sweep import scheduler
 
     class Deadly(ThreadPoolExecutor):
         def submit(self, function, request, *rest):
@@ -236,21 +238,21 @@ def test_a_run_that_kills_its_workers_fails(recipe, store, monkeypatch):
     assert status == {bad.id: "failed", good.id: "done", tiny.target(bad, 2).id: "skipped"}
     error = store.record(bad.id)["error"]
     assert error["type"] == "WorkerDied" and "died 2 times" in error["message"]
-    assert missing(store, Request(bad)).record  # another sweep tries again
+    assert lacking(store, Request(bad)).record  # another sweep tries again
 
 
 def _sweep_and_log(requests, root, log):
     """One of two sweeps: notes each training that it does."""
     from cptlab.training import trainer
 
-    begin = trainer.Run.train
+    begin = trainer.Training.train
 
     def noted(run):
         with open(log, "a") as stream:
             stream.write(f"{run.spec.id}\n")
         begin(run)
 
-    trainer.Run.train = noted
+    trainer.Training.train = noted
     with ThreadPoolExecutor(1) as executor:
         status = train(requests, Store(root), tiny.EXECUTION, executor)
     assert set(status.values()) <= {"done"}, status

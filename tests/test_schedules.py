@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from cptlab.runs.spec import SCHEDULES, ModelSpec, RunSpec, Schedule
+from cptlab.runs.shapes import ModelSpec
+from cptlab.runs.spec import SCHEDULES, RunSpec, Schedule
 from cptlab.training.schedules import learning_rate
 
 TOTAL, BATCH, PEAK = 100, 64, 2e-3

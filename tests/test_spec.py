@@ -15,8 +15,10 @@ import pytest
 import cptlab
 from cptlab.corpora.recipe import recipe, recipe_names
 from cptlab.errors import ConfigError
+from cptlab.identity import canonical
 from cptlab.runs import spec as spec_module
-from cptlab.runs.spec import ModelSpec, Optimiser, RunSpec, Schedule, Upstream, canonical
+from cptlab.runs.shapes import ModelSpec
+from cptlab.runs.spec import Optimiser, RunSpec, Schedule, Upstream
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import yaml
 
 from cptlab import study as study_module
 from cptlab.errors import ConfigError
+from cptlab.runs.execution import Execution
 from cptlab.runs.spec import Upstream
 from cptlab.study import Settings, Study, load_profile, open_study, profile_names
-from cptlab.training.execution import Execution
 
 CONTENT = {
     "description": "for tests",

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from cptlab.corpora.recipe import CorpusRecipe, local_recipe
+from cptlab.runs.execution import Execution
 from cptlab.runs.request import Request
-from cptlab.runs.spec import ModelSpec, Optimiser, RunSpec, Schedule, Upstream
+from cptlab.runs.shapes import ModelSpec
+from cptlab.runs.spec import Optimiser, RunSpec, Schedule, Upstream
 from cptlab.runs.store import Store
-from cptlab.training.execution import Execution
 
 VOCAB, CONTEXT, BATCH = 280, 32, 8
 EXECUTION = Execution(compile=False, state_every=5)
@@ -64,7 +65,7 @@ def execution(**changes) -> Execution:
 
 def trained(store: Store, run: RunSpec, how: Execution = EXECUTION, **wanted) -> dict:
     """Train ``run`` in this process; its record."""
-    from cptlab.runs.worker import work
+    from cptlab.sweep.worker import work
 
     request = Request(run, **({"steps": (run.steps,)} | wanted))
     work(request, store.root, how)
@@ -100,7 +101,7 @@ def work_until(request: Request, root: Path, how: Execution, die_at: int | None 
     import torch
 
     torch.set_num_threads(1)
-    from cptlab.runs.worker import work
+    from cptlab.sweep.worker import work
     from cptlab.training import engine
 
     if die_at is not None and in_save:

@@ -1,6 +1,6 @@
 """Comparisons of loss curves that several studies share.
 
-All take the tidy ``measurements`` of :class:`cptlab.runs.grid.Results`, one evaluation set at a time.
+All take the tidy ``measurements`` of :class:`cptlab.sweep.grid.Results`, one evaluation set at a time.
 """
 
 import math

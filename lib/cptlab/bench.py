@@ -12,12 +12,13 @@ from pathlib import Path
 from cptlab.errors import StoreError
 from cptlab.runs.provenance import collect
 from cptlab.runs.request import Request
-from cptlab.runs.scheduler import KEEP_MEMORY, local_pool
-from cptlab.runs.scheduler import train as sweep
 from cptlab.runs.spec import RunSpec
 from cptlab.runs.store import Store
-from cptlab.runs.worker import initialise, work
 from cptlab.study import Study, load_profile
+from cptlab.sweep.pools import KEEP_MEMORY, local_pool
+from cptlab.sweep.process import initialise
+from cptlab.sweep.scheduler import train as sweep
+from cptlab.sweep.worker import work
 
 RUNS = 4
 SIZE = "0.71M"
@@ -45,7 +46,7 @@ def _trainer(spec: RunSpec, seeds: list[int], compiled: bool) -> float:
     from transformers import Trainer, TrainingArguments
 
     from cptlab.corpora import open_corpus
-    from cptlab.training.execution import Execution
+    from cptlab.runs.execution import Execution
     from cptlab.training.models import build_model
     from cptlab.training.sampler import Sampler
 
@@ -153,7 +154,7 @@ def _fixed_cost(store: Store, execution, pool, step_seconds: float) -> float:
 
 def _served(request: Request, store: Store, execution) -> float:
     """Milliseconds to serve a finished run from the store as tables: median of twenty."""
-    from cptlab.runs.grid import Grid
+    from cptlab.sweep.grid import Grid
 
     def once() -> float:
         started = time.perf_counter()
@@ -169,7 +170,7 @@ def _served(request: Request, store: Store, execution) -> float:
 def serve(notebook: str = "02_cpt_loss_curves") -> dict:
     """Time to serve the finished runs behind a notebook, all together and a run: ``{"runs", "served_ms", "total_ms", "provenance"}``."""
     from cptlab import notebooks
-    from cptlab.runs.grid import Grid
+    from cptlab.sweep.grid import Grid
 
     grid = notebooks.plan(notebooks.find([notebook])[0], {"profile": "laptop"}).grid
     cells = [(request, labels) for request, labels in grid._cells if grid.store.status(request.id) == "done"]

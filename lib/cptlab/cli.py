@@ -101,7 +101,7 @@ def figures(args: argparse.Namespace) -> int:
             try:
                 found = notebooks.plan(book, job.parameters)
                 if not found.cached:
-                    from cptlab.runs.scheduler import needed
+                    from cptlab.sweep.scheduler import needed
 
                     work[job.name] = (found.grid.store, needed(found.grid.store, found.grid.requests))
                 (cached if found.cached else training).append(job)
@@ -115,7 +115,7 @@ def figures(args: argparse.Namespace) -> int:
 
     def progress(job: "notebooks.Job") -> None:
         if job.name in work:
-            from cptlab.runs.scheduler import progress_line
+            from cptlab.sweep.progress import progress_line
 
             _say(f"{job.name}: {progress_line(*work[job.name])}")
 

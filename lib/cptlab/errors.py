@@ -23,3 +23,9 @@ class TrainingError(CptlabError):
 
 class DataError(CptlabError):
     """A table of measurements cannot be read, has a bad value, or cannot determine what is asked of it."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`ConfigError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(message)

@@ -13,11 +13,11 @@ from cptlab import paths
 from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.corpora.recipe import recipe as corpus_recipe
 from cptlab.errors import ConfigError
-from cptlab.runs.grid import Grid
-from cptlab.runs.spec import ModelSpec, Optimiser, RunSpec, Schedule, Upstream
+from cptlab.runs.execution import Execution
+from cptlab.runs.shapes import ModelSpec, shape_named
+from cptlab.runs.spec import Optimiser, RunSpec, Schedule, Upstream
 from cptlab.runs.store import Store
-from cptlab.training.execution import Execution
-from cptlab.training.sizes import model_of
+from cptlab.sweep.grid import Grid
 
 PROFILE_KEYS = {"description", "store", "execution", "frame", "notebooks"}
 FRAME_KEYS = {"corpus", "context", "batch_tokens", "precision"}
@@ -111,7 +111,7 @@ class Study:
 
     def model(self, size: str, **changes) -> ModelSpec:
         """A shape by name at the profile's vocabulary and context."""
-        return model_of(size, self.corpus.vocab, self.frame["context"], **changes)
+        return shape_named(size, self.corpus.vocab, self.frame["context"], **changes)
 
     def run(
         self,
@@ -141,7 +141,7 @@ class Study:
         if init is not None:
             upstreams["init"] = init if isinstance(init, Upstream) else Upstream(run=init)
         corpus = fields.pop("corpus", self.corpus)
-        model = fields.pop("model", None) or model_of(size, corpus.vocab, self.frame["context"])
+        model = fields.pop("model", None) or shape_named(size, corpus.vocab, self.frame["context"])
         common = {"batch_tokens": self.frame["batch_tokens"], "precision": self.frame["precision"]} | fields
         return RunSpec(
             model=model,

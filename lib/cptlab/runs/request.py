@@ -4,10 +4,6 @@ from dataclasses import dataclass, field
 
 from cptlab.errors import ConfigError
 from cptlab.runs.spec import RunSpec
-from cptlab.runs.store import Store
-
-# Errors that the run itself leads to: trying again gives the same end. All others (memory, disk, a killed process) are tried again.
-FINAL_ERRORS = ("NonFiniteLoss",)
 
 
 def log_steps(total: int, per_decade: int = 8, first: int = 4) -> tuple[int, ...]:
@@ -81,49 +77,3 @@ class Request:
 
         steps = tuple(sorted(set(self.steps) | set(other.steps)))
         return Request(self.spec, self.labels | other.labels, union("sets"), steps, union("keep"), union("keep_state"), union("prompts"))
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What the store lacks of a request. ``train`` says that it takes training, not only a kept checkpoint."""
-
-    measurements: tuple[tuple[int, str], ...]
-    samples: bool
-    checkpoints: tuple[int, ...]
-    states: tuple[int, ...]
-    record: bool
-    train: bool
-
-    def __bool__(self):
-        return self.record or self.samples or bool(self.measurements or self.checkpoints or self.states)
-
-
-def missing(store: Store, request: Request) -> Missing:
-    """Compare a request with the store; reads files only (a few milliseconds)."""
-    run_id = request.id
-    status = store.status(run_id)
-    if status in ("failed", "running") and (store.path(run_id) / "run.json").exists():  # "running" also while we hold its lock ourselves
-        error = store.record(run_id)["error"] or {}
-        if error.get("type") in FINAL_ERRORS:
-            return Missing((), False, (), (), False, False)
-    done = status == "done"
-    pairs, samples = (), bool(request.prompts)
-    if done:
-        table = store.measurements(run_id)
-        known = set(zip(table["step"].tolist(), table["set"].tolist(), strict=True))
-        pairs = tuple((step, name) for step in request.steps for name in request.sets if (step, name) not in known)
-        if request.prompts:
-            sampled = {(s["step"], s["prompt"], s["seed"]) for s in store.samples(run_id)}
-            samples = not all((step, p.text, p.seed) in sampled for step in request.steps for p in request.prompts)
-    else:
-        pairs = tuple((step, name) for step in request.steps for name in request.sets)
-    checkpoints = tuple(step for step in request.keep if store.checkpoint(run_id, step) is None)
-    states = tuple(step for step in request.keep_state if not state_file(store, run_id, step).is_file())
-    have = set(store.checkpoint_steps(run_id))
-    train = not done or bool(checkpoints or states) or samples or any(step not in have for step, _ in pairs)
-    return Missing(pairs, samples, checkpoints, states, not done, train)
-
-
-def state_file(store: Store, run_id: str, step: int):
-    """Where the optimiser state of a kept step lies."""
-    return store.checkpoint_dir(run_id, step) / "optimizer.safetensors"

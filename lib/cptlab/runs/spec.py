@@ -2,125 +2,30 @@
 
 A run is described by a :class:`RunSpec`; its identity is the sha256 of the spec in canonical JSON, which takes in the corpus
 fingerprint and the identities of the runs it starts from. Device, paths, threads, world size and ZeRO stage are left out:
-they say how a run is executed (:class:`cptlab.training.execution.Execution`), not what it is.
+they say how a run is executed (:class:`cptlab.runs.execution.Execution`), not what it is.
 """
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
 
 from cptlab.corpora.recipe import CorpusRecipe
-from cptlab.errors import ConfigError
+from cptlab.errors import require
+from cptlab.identity import PlainSpec, canonical_fields
+from cptlab.runs.shapes import ModelSpec, flops_per_token
 
 # Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
 RECIPE_VERSION = 1
 
-MODEL_FAMILIES = ("llama", "gpt-neox", "hub")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 OBJECTIVES = ("token",)
 PRECISIONS = ("bf16", "fp32", "fp16")
 
 
-def canonical(value: Any) -> Any:
-    """Plain JSON value of a spec field.
-
-    Raises:
-        ConfigError: for anything whose text form is not its meaning (functions, arrays, objects, NaN), so that no
-            two different specs can share an identity and no equal ones can differ.
-    """
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise ConfigError(f"a run spec holds {value}: give a finite number")
-        return int(value) if value.is_integer() and abs(value) < 2**53 else value
-    if isinstance(value, list | tuple):
-        return [canonical(item) for item in value]
-    if isinstance(value, dict | MappingProxyType):
-        if not all(isinstance(key, str) for key in value):
-            raise ConfigError(f"a run spec holds a mapping with a key that is not text: {sorted(map(repr, value))}")
-        return {key: canonical(value[key]) for key in sorted(value)}
-    if dataclasses.is_dataclass(value) and hasattr(value, "canonical"):
-        return value.canonical()
-    raise ConfigError(
-        f"a run spec holds a {type(value).__name__} ({value!r:.80}): use numbers, text, lists and dictionaries only"
-    )
-
-
-# For a field added after the first records: ``field(default=..., metadata=ADDED)`` leaves it out of the canonical form while it has its
-# default, so that a run described before the field existed keeps its identity. The default must then mean "as it was before".
-ADDED = {"left_out_at_default": True}
-
-
-def _literals(spec: Any, leave_out: tuple[str, ...] = ()) -> dict:
-    """Canonical fields of a dataclass."""
-    return {
-        f.name: canonical(getattr(spec, f.name))
-        for f in fields(spec)
-        if f.name not in leave_out and not (f.metadata.get("left_out_at_default") and getattr(spec, f.name) == f.default)
-    }
-
-
-class _Literal:
-    """Canonical form of a frozen dataclass of plain literals."""
-
-    def canonical(self) -> dict:
-        return _literals(self)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
 @dataclass(frozen=True)
-class ModelSpec(_Literal):
-    """Shape of a decoder-only transformer.
-
-    ``family`` is ``llama`` (RMSNorm, rotary positions, SwiGLU, ``kv_heads`` key-value heads: 1 is multi-query attention), ``gpt-neox``
-    (Pythia) or ``hub`` (the shape comes with the upstream's weights; the other fields are then unused but ``vocab``
-    and ``context``). Embeddings of input and output are separate weights unless ``tied``.
-    """
-
-    layers: int
-    width: int
-    heads: int
-    ffn: int
-    vocab: int
-    context: int
-    kv_heads: int = 1
-    family: str = "llama"
-    tied: bool = False
-    rope_theta: float = 10000.0
-    init_std: float = 0.02
-
-    def __post_init__(self):
-        _require(self.family in MODEL_FAMILIES, f"model family {self.family!r} is unknown: use one of {', '.join(MODEL_FAMILIES)}")
-        if self.family == "hub":
-            return
-        for name in ("layers", "width", "heads", "ffn", "vocab", "context", "kv_heads"):
-            value = getattr(self, name)
-            _require(isinstance(value, int) and value > 0, f"model.{name} is {value!r}: give a positive whole number")
-        _require(
-            self.width % self.heads == 0,
-            f"model.heads = {self.heads} does not divide model.width = {self.width}: choose heads among the divisors of the width",
-        )
-        _require(
-            (self.width // self.heads) % 2 == 0,
-            f"model.width / model.heads = {self.width // self.heads} is odd: rotary positions need an even head size",
-        )
-        _require(
-            self.family == "gpt-neox" or self.heads % self.kv_heads == 0,
-            f"model.kv_heads = {self.kv_heads} does not divide model.heads = {self.heads}",
-        )
-
-
-@dataclass(frozen=True)
-class Schedule(_Literal):
+class Schedule(PlainSpec):
     """Learning rate over the steps of one run.
 
     Every kind begins with a linear (re-)warm-up from ``start_ratio * max_lr`` over ``warmup`` (fraction of the run's steps). Then:
@@ -137,15 +42,15 @@ class Schedule(_Literal):
     horizon_tokens: int | None = None
 
     def __post_init__(self):
-        _require(self.kind in SCHEDULES, f"schedule.kind {self.kind!r} is unknown: use one of {', '.join(SCHEDULES)}")
-        _require(self.max_lr > 0, f"schedule.max_lr is {self.max_lr}: give a positive learning rate")
+        require(self.kind in SCHEDULES, f"schedule.kind {self.kind!r} is unknown: use one of {', '.join(SCHEDULES)}")
+        require(self.max_lr > 0, f"schedule.max_lr is {self.max_lr}: give a positive learning rate")
         for name in ("min_ratio", "warmup", "start_ratio", "decay"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"schedule.{name} is {value}: give a fraction from 0 to 1")
+            require(0 <= value <= 1, f"schedule.{name} is {value}: give a fraction from 0 to 1")
 
 
 @dataclass(frozen=True)
-class Optimiser(_Literal):
+class Optimiser(PlainSpec):
     """AdamW with clipping of the global gradient norm.
 
     ``state``: ``reset`` starts with empty moments, ``carry`` takes those of the ``init`` upstream.
@@ -158,7 +63,7 @@ class Optimiser(_Literal):
     state: str = "reset"
 
     def __post_init__(self):
-        _require(self.state in ("reset", "carry"), f"optimiser.state {self.state!r} is unknown: use 'reset' or 'carry'")
+        require(self.state in ("reset", "carry"), f"optimiser.state {self.state!r} is unknown: use 'reset' or 'carry'")
 
 
 @dataclass(frozen=True)
@@ -171,16 +76,16 @@ class Upstream:
     revision: str | None = None
 
     def __post_init__(self):
-        _require(
+        require(
             (self.run is None) != (self.hub is None), "an upstream names either a run or a Hugging Face model, not both and not neither"
         )
-        _require(
+        require(
             self.hub is None or bool(self.revision),
             f"upstream {self.hub!r} has no revision: name a commit or tag, or the same spec could mean other weights tomorrow",
         )
         if self.run is not None:
             step = self.run.steps if self.step is None else self.step
-            _require(0 < step <= self.run.steps, f"upstream step {step} is outside 1..{self.run.steps} of the run it names")
+            require(0 < step <= self.run.steps, f"upstream step {step} is outside 1..{self.run.steps} of the run it names")
             object.__setattr__(self, "step", step)
 
     def canonical(self) -> dict:
@@ -217,25 +122,25 @@ class RunSpec:
     seed: int = 0
 
     def __post_init__(self):
-        _require(self.objective in OBJECTIVES, f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
-        _require(self.precision in PRECISIONS, f"precision {self.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
-        _require(
+        require(self.objective in OBJECTIVES, f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
+        require(self.precision in PRECISIONS, f"precision {self.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+        require(
             self.batch_tokens % self.model.context == 0,
             f"batch_tokens = {self.batch_tokens} is not a multiple of the context, {self.model.context}",
         )
-        _require(self.tokens >= self.batch_tokens, f"tokens = {self.tokens} is less than one batch of {self.batch_tokens}")
+        require(self.tokens >= self.batch_tokens, f"tokens = {self.tokens} is less than one batch of {self.batch_tokens}")
         unknown = sorted(set(self.mixture) - set(self.corpus.names))
-        _require(not unknown, f"mixture names {unknown}, which corpus {self.corpus.name!r} lacks: it has {', '.join(self.corpus.names)}")
-        _require(
+        require(not unknown, f"mixture names {unknown}, which corpus {self.corpus.name!r} lacks: it has {', '.join(self.corpus.names)}")
+        require(
             bool(self.mixture) and all(weight >= 0 for weight in self.mixture.values()) and sum(self.mixture.values()) > 0,
             f"mixture {self.mixture} has no positive weight or a negative one",
         )
-        _require(
+        require(
             self.model.vocab == self.corpus.vocab or self.model.family == "hub",
             f"model.vocab = {self.model.vocab}, but corpus {self.corpus.name!r} has a vocabulary of {self.corpus.vocab}",
         )
-        _require(self.model.family != "hub" or "init" in self.upstreams, "a model of family 'hub' needs an upstream named 'init'")
-        _require(
+        require(self.model.family != "hub" or "init" in self.upstreams, "a model of family 'hub' needs an upstream named 'init'")
+        require(
             self.optimiser.state == "reset" or self._init_run() is not None,
             "optimiser.state = 'carry' needs an upstream run named 'init'",
         )
@@ -255,13 +160,23 @@ class RunSpec:
         return self.tokens // self.batch_tokens
 
     @property
+    def tokens_trained(self) -> int:
+        """Tokens of the whole steps that the budget gives."""
+        return self.steps * self.batch_tokens
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of the whole run; 0 for a hub model, whose shape is known only once it is loaded."""
+        return 0.0 if self.model.family == "hub" else flops_per_token(self.model) * self.tokens_trained
+
+    @property
     def batch(self) -> int:
         """Sequences a step."""
         return self.batch_tokens // self.model.context
 
     def canonical(self) -> dict:
         """The spec as plain JSON: the corpus by fingerprint, upstream runs by id."""
-        values = _literals(self, leave_out=("corpus",))
+        values = canonical_fields(self, leave_out=("corpus",))
         return values | {"corpus": {"fingerprint": self.corpus.fingerprint, "name": self.corpus.name}}
 
     @cached_property

@@ -232,6 +232,10 @@ class Store:
         """Folder that the trainer writes a checkpoint to (``model.safetensors`` in it, put in place in one step)."""
         return self.path(run_id) / "checkpoints" / f"step-{step:08d}"
 
+    def optimiser_state(self, run_id: str, step: int) -> Path:
+        """Where the optimiser state of a kept step lies, there or not."""
+        return self.checkpoint_dir(run_id, step) / "optimizer.safetensors"
+
     def _base_file(self, run_id: str, step: int) -> Path:
         return self.root / "base-weights" / f"{run_id}-step-{step:08d}.safetensors"
 

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from cptlab.errors import ConfigError, TrainingError
 from cptlab.files import atomic_json, atomic_write_with
+from cptlab.runs.execution import Execution
 from cptlab.runs.spec import RunSpec
-from cptlab.training import state
-from cptlab.training.execution import Execution
+from cptlab.training import optimiser_state
 from cptlab.training.objectives import OBJECTIVES
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
@@ -117,7 +117,7 @@ class Engine:
         if self.compiled:
             self._compile()
         self.plain = execution.zero_stage == 0 and spec.precision == "fp32"
-        state.reset_moments(self.deepspeed)
+        optimiser_state.reset_moments(self.deepspeed)
 
     def _compile(self) -> None:
         """Compile the forward and backward pass; a worker's earlier runs must not leave a trace in this one's bits."""
@@ -229,21 +229,21 @@ class Engine:
 
     def save_state(self, path: Path) -> None:
         """Write masters and moments. A collective call on several ranks."""
-        tensors = state.read_state(self.deepspeed)
+        tensors = optimiser_state.read_state(self.deepspeed)
         if self.rank == 0:
             atomic_write_with(path, lambda temporary: save_file(tensors, temporary))
 
     def restore(self, path: Path, steps: int) -> None:
         """Take masters and moments from a file of :meth:`save_state`, after ``steps`` updates."""
-        state.write_state(self.deepspeed, load_file(path), steps)
+        optimiser_state.write_state(self.deepspeed, load_file(path), steps)
 
     def carry_moments(self, path: Path, steps: int) -> None:
         """Take only the Adam moments, those of another run after ``steps`` updates."""
         tensors = load_file(path)
-        missing = [name for name in state.named_trainable(self.deepspeed) if f"exp_avg/{name}" not in tensors]
+        missing = [name for name in optimiser_state.named_trainable(self.deepspeed) if f"exp_avg/{name}" not in tensors]
         if missing:
             raise TrainingError(f"the optimiser state to carry over, {path}, lacks {missing[:3]}: the upstream trained other parameters")
-        state.write_moments(self.deepspeed, tensors, steps)
+        optimiser_state.write_moments(self.deepspeed, tensors, steps)
 
     def close(self) -> None:
         """Free the engine; the next run of this process builds its own."""

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cptlab.errors import ConfigError, TrainingError
-from cptlab.runs.spec import ModelSpec, RunSpec
-from cptlab.training.execution import Execution
+from cptlab.runs.execution import Execution
+from cptlab.runs.shapes import ModelSpec
+from cptlab.runs.spec import RunSpec
 
 
 def config_of(model: ModelSpec, attention: str = "eager"):
@@ -100,5 +101,3 @@ def freeze(model: PreTrainedModel, trainable: tuple[str, ...]) -> None:
         raise ConfigError(f"trainable patterns {unmatched or '()'} match no parameter; the names are like {known}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in trainable))
-
-

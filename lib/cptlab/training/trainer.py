@@ -6,22 +6,23 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
 from cptlab.corpora import open_corpus
 from cptlab.errors import StoreError, TrainingError
 from cptlab.files import atomic_json, sha256_file
-from cptlab.runs.request import Missing, Request, missing, state_file
-from cptlab.runs.spec import RECIPE_VERSION, RunSpec
+from cptlab.runs.execution import Execution
+from cptlab.runs.lacking import Lacking, lacking
+from cptlab.runs.record import base_record, failed_record
+from cptlab.runs.request import Request
+from cptlab.runs.shapes import flops_per_token
 from cptlab.runs.store import Store
 from cptlab.training.engine import Engine, masters_into, start_process_group
-from cptlab.training.execution import Execution
-from cptlab.training.models import build_model, load_weights
-from cptlab.training.rates import matmul_rate
+from cptlab.training.evaluation import evaluation_windows, measure_checkpoints
+from cptlab.training.matmul_rate import matmul_rate
+from cptlab.training.models import build_model
 from cptlab.training.sampler import Sampler
 from cptlab.training.schedules import learning_rate
-from cptlab.training.sizes import flops_per_token
 
 PROGRESS_SECONDS = 1.0
 CURVE_ROWS = 100
@@ -31,22 +32,10 @@ class NonFiniteLoss(TrainingError):
     """The loss or the gradient is not a finite number: the run has diverged. Training it again ends the same way."""
 
 
-def evaluation_windows(corpus, name: str, context: int) -> np.ndarray:
-    """Windows [n, context + 1] of an evaluation set ``SOURCE``, ``SOURCE:n`` or ``SOURCE:all``, spread evenly over the validation text."""
-    source, _, size = name.partition(":")
-    tokens = corpus.tokens(source, "validation")
-    available = (len(tokens) - 1) // context
-    count = available if size == "all" else min(available, int(size or 64))
-    if count < 1:
-        raise TrainingError(f"the validation text of {source!r} has {len(tokens)} tokens, less than one window of {context + 1}")
-    places = (np.arange(count) * available // count) * context
-    return np.stack([tokens[place : place + context + 1] for place in places]).astype(np.int64)
-
-
-class Run:
+class Training:
     """One run in training: the engine, what has been measured so far, and how to save and resume both."""
 
-    def __init__(self, request: Request, store: Store, execution: Execution, wanted: Missing, lock=None):
+    def __init__(self, request: Request, store: Store, execution: Execution, wanted: Lacking, lock=None):
         self.request, self.spec, self.store, self.execution = request, request.spec, store, execution
         self.wanted, self.lock = wanted, lock
         self.rank, self.world = start_process_group()
@@ -85,7 +74,7 @@ class Run:
             self.train_seconds, self.timed_steps = meta["train_seconds"], meta["timed_steps"]
             self.curve, self.measured, self.samples = meta["curve"], meta["measurements"], meta["samples"]
         elif self.spec.optimiser.state == "carry":
-            path = state_file(self.store, init.run.id, init.step)
+            path = self.store.optimiser_state(init.run.id, init.step)
             if not path.is_file():
                 raise StoreError(f"{path} is not here: train run {init.run.id} again with its optimiser state kept at step {init.step}")
             self.engine.carry_moments(path, init.step)
@@ -122,7 +111,7 @@ class Run:
                     old.unlink()
 
     def _optimizer_steps(self) -> int:
-        from cptlab.training.state import optimizer_steps
+        from cptlab.training.optimiser_state import optimizer_steps
 
         return optimizer_steps(self.engine.deepspeed)
 
@@ -137,7 +126,7 @@ class Run:
         spec, last = self.spec, max(self._needed_steps())
         total, count, norm = None, 0, float("nan")
         if self.step == 0:
-            self._visit()
+            self._measure_and_keep()
         while self.step < last:
             lr = learning_rate(spec, self.step)
             started = time.perf_counter()
@@ -157,7 +146,7 @@ class Run:
             if self.step > 2:  # the first steps compile
                 self.train_seconds += time.perf_counter() - started
                 self.timed_steps += 1
-            self._visit()
+            self._measure_and_keep()
             if self.step % (-(-self.execution.state_every // self.every) * self.every) == 0 and self.step < last:
                 self._save()
             self._note()
@@ -170,7 +159,7 @@ class Run:
         measured = (step for step, _ in wanted.measurements)
         return {self.spec.steps if wanted.samples else 0, *wanted.checkpoints, *wanted.states, *measured}
 
-    def _visit(self) -> None:
+    def _measure_and_keep(self) -> None:
         """Measure and keep what is asked for at this step."""
         step = self.step
         if step in self.request.steps:
@@ -228,8 +217,8 @@ class Run:
         rate = self.timed_steps * spec.batch_tokens / self.train_seconds if self.train_seconds else 0.0
         peak = matmul_rate(spec.precision, str(self.engine.device)) * self.world
         return {
-            "steps": spec.steps, "tokens": spec.steps * spec.batch_tokens, "epochs": self.sampler.epochs(spec.steps),
-            "parameters": self.parameters, "flops": per_token * spec.steps * spec.batch_tokens,
+            "steps": spec.steps, "tokens": spec.tokens_trained, "epochs": self.sampler.epochs(spec.steps),
+            "parameters": self.parameters, "flops": per_token * spec.tokens_trained,
             "seconds": round(self._elapsed(), 2), "tokens_per_s": round(rate, 1),
             "utilisation": round(rate * per_token / peak, 4), "matmul_flops_per_s": round(peak),
         }  # fmt: skip
@@ -268,40 +257,18 @@ class Run:
         return collect() | {"execution": execution, "corpus_shards": self.corpus.shard_hashes, "upstream_weights": upstreams}
 
 
-def base_record(request: Request) -> dict:
-    """The part of a record that is known before training."""
-    spec: RunSpec = request.spec
-    return {
-        "labels": request.labels,
-        "spec": spec.canonical(),
-        "identity": {
-            "recipe_version": RECIPE_VERSION,
-            "corpus_fingerprint": spec.corpus.fingerprint,
-            "upstreams": {name: up.canonical() for name, up in spec.upstreams.items()},
-        },
-    }
-
-
-def failed_record(request: Request, kind: str, message: str, step: int | None) -> dict:
-    """Record of a run that could not be trained."""
-    from cptlab.runs.provenance import collect
-
-    error = {"type": kind, "message": message, "step": step}
-    return base_record(request) | {"status": "failed", "error": error, "summary": {}, "checkpoints": {}, "provenance": collect()}
-
-
-def perform(request: Request, store: Store, execution: Execution, lock=None) -> str:
+def train_or_evaluate(request: Request, store: Store, execution: Execution, lock=None) -> str:
     """Do what the store lacks of ``request``, in this process (all ranks call it); returns the run's status.
 
     A failure becomes a record with status ``failed``. Interrupts pass through and leave the state to resume from.
     """
-    wanted = missing(store, request)
+    wanted = lacking(store, request)
     if not wanted:
         return store.status(request.id)
     if wanted.train:
         run = None
         try:
-            run = Run(request, store, execution, wanted, lock)
+            run = Training(request, store, execution, wanted, lock)
             run.train()
             run.finish()
         except Exception as error:  # a run that fails is a record; the sweep goes on
@@ -316,25 +283,3 @@ def perform(request: Request, store: Store, execution: Execution, lock=None) -> 
     else:
         measure_checkpoints(request, store, execution, wanted)
     return store.status(request.id)
-
-
-def measure_checkpoints(request: Request, store: Store, execution: Execution, wanted: Missing) -> None:
-    """Evaluate kept checkpoints on the sets that are still missing; nothing is trained."""
-    corpus = open_corpus(request.spec.corpus)
-    rows = []
-    for step in sorted({step for step, _ in wanted.measurements}):
-        weights = store.checkpoint(request.id, step)
-        model = build_model(request.spec, execution, weights)
-        load_weights(model, weights)
-        engine = Engine(request.spec, execution, model)
-        for name in (name for s, name in wanted.measurements if s == step):
-            windows = evaluation_windows(corpus, name, request.spec.model.context)
-            rows.append({"step": step, "tokens": step * request.spec.batch_tokens, "set": name} | engine.evaluate(windows))
-        engine.close()
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        store.add_measurements(request.id, rows)
-
-
-def threads(count: int) -> None:
-    """Use ``count`` CPU threads in this process."""
-    torch.set_num_threads(count)

@@ -2,43 +2,17 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
 import pandas as pd
 
 from cptlab.errors import ConfigError
-from cptlab.runs.provenance import warn_drift
-from cptlab.runs.request import Prompt, Request, missing
-from cptlab.runs.scheduler import needed, train
+from cptlab.runs.execution import Execution
+from cptlab.runs.lacking import lacking
+from cptlab.runs.request import Prompt, Request
 from cptlab.runs.spec import RunSpec
 from cptlab.runs.store import Store
-from cptlab.training.execution import Execution
-from cptlab.training.sizes import flops_per_token, parameters, run_flops
-
-
-@dataclass(frozen=True)
-class Results:
-    """Tables of a grid that has been run, one row a run, a logged step or a measurement, each with the labels of its run.
-
-    ``runs``: id, status, tokens, flops, parameters. ``curves``: step, tokens, lr, loss_nats, grad_norm. ``measurements``: step, tokens,
-    flops, set, loss_nats, accuracy. ``samples``: step, prompt, text. ``failures``: the runs that failed or were skipped, with the error.
-    """
-
-    runs: pd.DataFrame
-    curves: pd.DataFrame
-    measurements: pd.DataFrame
-    samples: pd.DataFrame
-    failures: pd.DataFrame
-
-    @property
-    def ids(self) -> list[str]:
-        """Ids of the runs that finished."""
-        return self.runs.loc[self.runs["status"] == "done", "id"].tolist()
-
-    def final(self, name: str) -> pd.DataFrame:
-        """Measurements on one set at each run's last step."""
-        table = self.measurements[self.measurements["set"] == name]
-        return table[table["step"] == table.groupby("id")["step"].transform("max")].reset_index(drop=True)
+from cptlab.sweep.results import Results, tables
+from cptlab.sweep.scheduler import needed, train
 
 
 class Grid:
@@ -90,8 +64,8 @@ class Grid:
                 continue
             seen.add(request.id)
             status = self._status(request, todo)
-            tokens = request.spec.steps * request.spec.batch_tokens if status in ("missing", "partial") else 0
-            flops = run_flops(request.spec) if tokens else 0.0
+            tokens = request.spec.tokens_trained if status in ("missing", "partial") else 0
+            flops = request.spec.flops if tokens else 0.0
             rate = speeds.get(repr(request.spec.model))
             seconds = tokens / rate if rate else flops / self.execution.flops_per_second
             cost = {"tokens": tokens, "flops": flops, "minutes": round(seconds / 60, 2)}
@@ -101,7 +75,7 @@ class Grid:
     def _status(self, request: Request, todo: dict[str, Request]) -> str:
         if request.id not in todo:
             return "failed" if self.store.status(request.id) == "failed" else "cached"
-        if not missing(self.store, todo[request.id]).train:
+        if not lacking(self.store, todo[request.id]).train:
             return "evaluate"
         found = self.store.status(request.id)
         return found if found in ("partial", "running") else "missing"
@@ -116,7 +90,7 @@ class Grid:
 
     def train(self, executor: Executor | None = None) -> Results:
         """Train what is missing, then return the tables of everything. Failed runs are listed, not raised."""
-        from cptlab.runs.display import Progress
+        from cptlab.sweep.progress import Progress
 
         progress = Progress(self)
         status = train(self.requests, self.store, self.execution, executor, progress.update)
@@ -125,32 +99,4 @@ class Grid:
 
     def results(self, status: dict[str, str] | None = None) -> Results:
         """Tables of what the store holds now."""
-        runs, curves, measured, samples, failures, records = [], [], [], [], [], []
-        for request, labels in self._cells:
-            run_id, spec = request.id, request.spec
-            found = (status or {}).get(run_id) or self.store.status(run_id)
-            size = {} if spec.model.family == "hub" else parameters(spec.model)
-            row = {"id": run_id, "status": found} | labels | {"tokens": spec.steps * spec.batch_tokens, "flops": run_flops(spec)} | size
-            record = self.store.record(run_id) if self.store.status(run_id) in ("done", "failed") else {}
-            if found != "done":
-                failures.append({"id": run_id, "status": found} | labels | {"error": (record.get("error") or {}).get("message")})
-            else:
-                records.append(record)
-                summary = record["summary"]
-                row |= {key: summary[key] for key in ("seconds", "tokens_per_s", "utilisation")}
-                row["epochs"] = max(summary["epochs"].values())
-                per_token = 0.0 if spec.model.family == "hub" else flops_per_token(spec.model)
-                names = {"id": run_id} | labels | size
-                curves.append(self.store.curve(run_id).assign(**names))
-                table = self.store.measurements(run_id)
-                table = table[table["set"].isin(request.sets) & table["step"].isin(request.steps)]
-                measured.append(table.assign(**names, flops=table["tokens"] * per_token))
-                samples += [sample | names for sample in self.store.samples(run_id)]
-            runs.append(row)
-        warn_drift(records)
-        empty = pd.DataFrame(columns=["id", "step", "tokens", "set", "loss_nats"])
-        tables = [pd.concat(table, ignore_index=True) if table else empty for table in (curves, measured)]
-        failed = pd.DataFrame(failures, columns=None if failures else ["id", "status", "error"])
-        return Results(pd.DataFrame(runs), *tables, pd.DataFrame(samples), failed)
-
-
+        return tables(self.store, self._cells, status or {})

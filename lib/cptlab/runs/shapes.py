@@ -5,10 +5,56 @@ Counts of "size" differ between papers, so both are kept everywhere: ``non_embed
 """
 
 import csv
+from dataclasses import dataclass
 from importlib import resources
 
-from cptlab.errors import ConfigError
-from cptlab.runs.spec import ModelSpec, RunSpec
+from cptlab.errors import ConfigError, require
+from cptlab.identity import PlainSpec
+
+MODEL_FAMILIES = ("llama", "gpt-neox", "hub")
+
+
+@dataclass(frozen=True)
+class ModelSpec(PlainSpec):
+    """Shape of a decoder-only transformer.
+
+    ``family`` is ``llama`` (RMSNorm, rotary positions, SwiGLU, ``kv_heads`` key-value heads: 1 is multi-query attention), ``gpt-neox``
+    (Pythia) or ``hub`` (the shape comes with the upstream's weights; the other fields are then unused but ``vocab``
+    and ``context``). Embeddings of input and output are separate weights unless ``tied``.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    ffn: int
+    vocab: int
+    context: int
+    kv_heads: int = 1
+    family: str = "llama"
+    tied: bool = False
+    rope_theta: float = 10000.0
+    init_std: float = 0.02
+
+    def __post_init__(self):
+        require(self.family in MODEL_FAMILIES, f"model family {self.family!r} is unknown: use one of {', '.join(MODEL_FAMILIES)}")
+        if self.family == "hub":
+            return
+        for name in ("layers", "width", "heads", "ffn", "vocab", "context", "kv_heads"):
+            value = getattr(self, name)
+            require(isinstance(value, int) and value > 0, f"model.{name} is {value!r}: give a positive whole number")
+        require(
+            self.width % self.heads == 0,
+            f"model.heads = {self.heads} does not divide model.width = {self.width}: choose heads among the divisors of the width",
+        )
+        require(
+            (self.width // self.heads) % 2 == 0,
+            f"model.width / model.heads = {self.width // self.heads} is odd: rotary positions need an even head size",
+        )
+        require(
+            self.family == "gpt-neox" or self.heads % self.kv_heads == 0,
+            f"model.kv_heads = {self.kv_heads} does not divide model.heads = {self.heads}",
+        )
+
 
 # The laboratory's small ladder: the shape of arXiv 2407.02118 scaled down. Names are millions of non-embedding parameters.
 LADDER = {
@@ -46,7 +92,7 @@ def published_sizes() -> dict[str, dict]:
     }
 
 
-def model_of(name: str, vocab: int, context: int, **changes) -> ModelSpec:
+def shape_named(name: str, vocab: int, context: int, **changes) -> ModelSpec:
     """Shape by name: a rung of the small ladder (``0.17M``), a published size of arXiv 2407.02118 (``49M``) or a Pythia model.
 
     Raises:
@@ -66,11 +112,11 @@ def model_of(name: str, vocab: int, context: int, **changes) -> ModelSpec:
     try:
         return ModelSpec(vocab=vocab, context=context, **(shape | changes))
     except ConfigError as error:
-        remedy = f"skip this size or override the field, for example model_of({name!r}, ..., heads=...)"
+        remedy = f"skip this size or override the field, for example shape_named({name!r}, ..., heads=...)"
         raise ConfigError(f"model size {name}: {error}; {remedy}") from None
 
 
-def parameters(model: ModelSpec) -> dict[str, int]:
+def parameter_counts(model: ModelSpec) -> dict[str, int]:
     """Number of parameters: ``{"non_embedding", "total"}``. Equal to the built model's (tested)."""
     if model.family == "hub":
         raise ConfigError("the parameters of a hub model are known only once it is loaded")
@@ -91,11 +137,4 @@ def flops_per_token(model: ModelSpec) -> float:
     6 x non-embedding parameters + 6 x output layer + 12 x layers x context x width for attention (Kaplan et al.,
     arXiv 2001.08361, appendix; PaLM, arXiv 2204.02311, appendix B).
     """
-    return 6.0 * (parameters(model)["non_embedding"] + model.vocab * model.width) + 12.0 * model.layers * model.context * model.width
-
-
-def run_flops(spec: RunSpec) -> float:
-    """Training FLOPs of a whole run; 0 for a hub model, whose shape is known only once it is loaded."""
-    return 0.0 if spec.model.family == "hub" else flops_per_token(spec.model) * spec.steps * spec.batch_tokens
-
-
+    return 6.0 * (parameter_counts(model)["non_embedding"] + model.vocab * model.width) + 12.0 * model.layers * model.context * model.width

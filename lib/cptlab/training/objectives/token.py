@@ -23,6 +23,3 @@ class TokenObjective(nn.Module):
         if self.training:
             return losses
         return losses, logits.argmax(-1) == labels
-
-
-OBJECTIVES = {"token": TokenObjective}

@@ -3,10 +3,14 @@
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from cptlab.runs.request import Request
+from cptlab.runs.store import Store
+
 if TYPE_CHECKING:
-    from cptlab.runs.grid import Grid
+    from cptlab.sweep.grid import Grid
 
 NOTEBOOK_SECONDS = 3.0  # between two drawings
 
@@ -60,3 +64,28 @@ class Progress:
         """End the line."""
         if self.kind == "terminal" and self.width:
             print(file=sys.stderr)
+
+
+def progress_line(
+    store: Store, todo: dict[str, Request] | Iterable[str], status: dict[str, str] | None = None, running: set[str] | None = None
+) -> str:
+    """One line on a sweep: runs done, tokens/s, time left. With ids only (another process's sweep) the store says who runs."""
+    ids = list(todo)
+    if status is None:
+        found = {run_id: store.status(run_id) for run_id in ids}
+        status = {run_id: s for run_id, s in found.items() if s in ("done", "failed")}
+        running = {run_id for run_id, s in found.items() if s == "running"}
+    notes = {run_id: note for run_id in running or () if (note := store.progress(run_id)) and time.time() - note["time"] < 60}
+    rate = sum(note["tokens_per_s"] for note in notes.values())
+    failed = sum(value != "done" for value in status.values())
+    line = f"{len(status)}/{len(ids)} runs done" + (f", {failed} failed" if failed else "")
+    line += f", {len(running or ())} running, {rate:,.0f} tokens/s"
+    if isinstance(todo, dict) and rate:
+        # Work left in FLOPs, at the rate in FLOPs of what runs now: sizes differ too much to count in tokens.
+        cost = {run_id: request.spec.flops for run_id, request in todo.items()}
+        speed = sum(note["tokens_per_s"] * cost[r] / (todo[r].spec.steps * todo[r].spec.batch_tokens) for r, note in notes.items())
+        left = sum(flops for run_id, flops in cost.items() if run_id not in status)
+        left -= sum(cost[r] * note["step"] / note["steps"] for r, note in notes.items())
+        if speed:
+            line += f", {max(0.0, left) / speed / 60:.0f} min left"
+    return line

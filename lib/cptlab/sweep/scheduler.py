@@ -3,19 +3,19 @@
 This module imports no torch: a sweep whose runs are all in the store is served from files.
 """
 
-import multiprocessing
-import os
-import time
 import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from cptlab.runs.request import Request, missing
+from cptlab.runs.execution import Execution
+from cptlab.runs.lacking import lacking
+from cptlab.runs.record import failed_record
+from cptlab.runs.request import Request
 from cptlab.runs.store import Store
-from cptlab.runs.worker import describe, initialise, work
-from cptlab.training.execution import Execution
-from cptlab.training.sizes import run_flops
+from cptlab.sweep.pools import local_pool, stop
+from cptlab.sweep.progress import progress_line
+from cptlab.sweep.worker import describe, work
 
 TRIES = 2  # of a run whose worker process died
 
@@ -30,17 +30,17 @@ def needed(store: Store, requests: Iterable[Request]) -> dict[str, Request]:
     for request in requests:
         wanted[request.id] = wanted[request.id].merged(request) if request.id in wanted else request
     result: dict[str, Request] = {}
-    queue = [request for request in wanted.values() if missing(store, request)]
+    queue = [request for request in wanted.values() if lacking(store, request)]
     while queue:
         request = queue.pop()
         result[request.id] = request
-        if not missing(store, request).train:
+        if not lacking(store, request).train:
             continue
         for spec, step in request.spec.runs_upstream():
             state = (step,) if request.spec.optimiser.state == "carry" and request.spec.upstreams["init"].run is spec else ()
             base = result.get(spec.id) or wanted.get(spec.id) or Request(spec, {"role": "upstream"}, steps=(spec.steps,))
             merged = base.merged(Request(spec, {}, steps=base.steps, keep=(step,), keep_state=state))
-            if missing(store, merged) and result.get(spec.id) != merged:
+            if lacking(store, merged) and result.get(spec.id) != merged:
                 queue.append(merged)
     return result
 
@@ -56,29 +56,12 @@ def chain_flops(requests: dict[str, Request]) -> dict[str, float]:
 
     def weigh(run_id: str) -> float:
         if run_id not in result:
-            result[run_id] = run_flops(requests[run_id].spec) + max(map(weigh, below[run_id]), default=0.0)
+            result[run_id] = requests[run_id].spec.flops + max(map(weigh, below[run_id]), default=0.0)
         return result[run_id]
 
     for run_id in requests:
         weigh(run_id)
     return result
-
-
-# glibc gives large tensors back to the kernel at once and pays a fault a page for each new one: 10,000 faults a step at 0.7M
-# parameters. Read at the start of a process; other C libraries ignore it.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-
-
-def local_pool(execution: Execution) -> ProcessPoolExecutor:
-    """Long-lived worker processes, spawned (a fork of a process that holds torch can hang) and ending with this one."""
-    for name, value in KEEP_MEMORY.items():
-        os.environ.setdefault(name, value)
-    return ProcessPoolExecutor(
-        execution.workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=initialise,
-        initargs=(execution.threads, os.getpid()),
-    )
 
 
 def train(
@@ -107,7 +90,7 @@ def train(
     hopeless = {
         run_id
         for run_id, request in todo.items()
-        if missing(store, request).train
+        if lacking(store, request).train
         for spec, step in request.spec.runs_upstream()
         if spec.id not in todo and store.checkpoint(spec.id, step) is None
     }
@@ -152,7 +135,7 @@ def train(
                 on_progress(progress_line(store, todo, status, set(running.values())))
     except BaseException:
         if own:
-            _stop(pool)
+            stop(pool)
         raise
     if own:
         pool.shutdown()
@@ -161,49 +144,12 @@ def train(
 
 def _worker_died(store: Store, request: Request, tries: dict[str, int], status: dict[str, str]) -> None:
     """Count a death of the process that trained ``request``; past the limit it is a failed record, before it the run resumes."""
-    from cptlab.runs.provenance import collect
-
-    if store.status(request.id) == "done" and not missing(store, request):
+    if store.status(request.id) == "done" and not lacking(store, request):
         status[request.id] = "done"
         return
     tries[request.id] += 1
     if tries[request.id] >= TRIES:
-        message = f"the process that trained it died {TRIES} times (killed, or out of memory?)"
-        error = {"type": "WorkerDied", "message": message, "step": None}
         if store.status(request.id) != "done":
-            identity = {"recipe_version": 0, "corpus_fingerprint": request.spec.corpus.fingerprint, "upstreams": {}}
-            record = {"labels": request.labels, "spec": request.spec.canonical(), "identity": identity, "status": "failed", "error": error}
-            store.write_record(request.id, record | {"summary": {}, "checkpoints": {}, "provenance": collect()})
+            message = f"the process that trained it died {TRIES} times (killed, or out of memory?)"
+            store.write_record(request.id, failed_record(request, "WorkerDied", message, None))
         status[request.id] = "failed"
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once; their runs resume from the last saved state."""
-    for process in list((pool._processes or {}).values()):
-        process.kill()
-    pool.shutdown(wait=False, cancel_futures=True)
-
-
-def progress_line(
-    store: Store, todo: dict[str, Request] | Iterable[str], status: dict[str, str] | None = None, running: set[str] | None = None
-) -> str:
-    """One line on a sweep: runs done, tokens/s, time left. With ids only (another process's sweep) the store says who runs."""
-    ids = list(todo)
-    if status is None:
-        found = {run_id: store.status(run_id) for run_id in ids}
-        status = {run_id: s for run_id, s in found.items() if s in ("done", "failed")}
-        running = {run_id for run_id, s in found.items() if s == "running"}
-    notes = {run_id: note for run_id in running or () if (note := store.progress(run_id)) and time.time() - note["time"] < 60}
-    rate = sum(note["tokens_per_s"] for note in notes.values())
-    failed = sum(value != "done" for value in status.values())
-    line = f"{len(status)}/{len(ids)} runs done" + (f", {failed} failed" if failed else "")
-    line += f", {len(running or ())} running, {rate:,.0f} tokens/s"
-    if isinstance(todo, dict) and rate:
-        # Work left in FLOPs, at the rate in FLOPs of what runs now: sizes differ too much to count in tokens.
-        cost = {run_id: run_flops(request.spec) for run_id, request in todo.items()}
-        speed = sum(note["tokens_per_s"] * cost[r] / (todo[r].spec.steps * todo[r].spec.batch_tokens) for r, note in notes.items())
-        left = sum(flops for run_id, flops in cost.items() if run_id not in status)
-        left -= sum(cost[r] * note["step"] / note["steps"] for r, note in notes.items())
-        if speed:
-            line += f", {max(0.0, left) / speed / 60:.0f} min left"
-    return line
