@@ -55,8 +55,8 @@ bench: .venv/.corpora  ## training against transformers.Trainer, the time to ser
 	$(BIN)/cptlab bench corpora
 	$(BIN)/cptlab bench laws
 
-clean:  ## remove executed notebooks, fresh and smoke runs, and caches of tools
-	rm -rf runs/notebooks runs/fresh runs/smoke* .pytest_cache .ruff_cache build
+clean:  ## remove executed notebooks, fresh and smoke runs, and caches of tools (your own runs in runs/local stay)
+	rm -rf runs/notebooks runs/fresh runs/local/smoke .pytest_cache .ruff_cache build
 	find lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean  ## also remove .venv and .cache (downloads, built corpora, compiled kernels)

@@ -24,7 +24,7 @@ def test_two_ranks_are_one_run(recipe, tmp_path, torch_once, stage):
     asked = {"sets": ("one:5", "two:9"), "steps": (0, 6, 10), "keep": (6,), "prompts": (Prompt("abc", 4, 0.0),)}
     tiny.trained(one, run, tiny.execution(zero_stage=stage, micro_batch=2), **asked)
     how = tiny.execution(zero_stage=stage, micro_batch=2, ranks=2, state_every=4)
-    assert work(Request(run, {}, **asked), two.root, how) == "done", two.record(run.id)["error"]
+    assert work(Request(run, {}, **asked), two, how) == "done", two.record(run.id)["error"]
 
     execution = two.record(run.id)["provenance"]["execution"]
     assert (execution["ranks"], execution["zero_stage"], execution["micro_batch"]) == (2, stage, 2)
@@ -48,12 +48,12 @@ def test_ranks_that_fail_are_a_record(recipe, store, launcher):
     run, how = tiny.spec(recipe, 3), tiny.execution(ranks=2)
     launcher("import sys; print('x' * 9999); sys.exit('out of memory')")
     for _ in range(2):  # also where a failed record is there already
-        assert work(Request(run), store.root, how) == "failed"
+        assert work(Request(run), store, how) == "failed"
     error = store.record(run.id)["error"]
     assert error["type"] == "TrainingError" and "ended with code 1" in error["message"] and "out of memory" in error["message"]
     assert len(error["message"]) < 4000
     launcher("pass")  # ends well and leaves nothing
-    assert work(Request(run), store.root, how) == "failed"
+    assert work(Request(run), store, how) == "failed"
     assert "ended with code 0" in store.record(run.id)["error"]["message"]
 
 
@@ -62,13 +62,13 @@ def test_a_failed_measurement_leaves_the_record(recipe, store, torch_once, launc
     record = tiny.trained(store, run)
     launcher("raise SystemExit(3)")
     with pytest.raises(TrainingError, match="ended with code 3"):
-        work(Request(run, {}, ("one:2",), (3,)), store.root, tiny.execution(ranks=2))
+        work(Request(run, {}, ("one:2",), (3,)), store, tiny.execution(ranks=2))
     assert store.record(run.id) == record
 
 
 def test_the_lock_is_kept_alive_and_ranks_end_with_it(recipe, store, launcher, monkeypatch, tmp_path):
     run = tiny.spec(recipe, 3)
-    monkeypatch.setattr(ranks, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(ranks, "CHECK_SECONDS", 0.1)
     note = tmp_path / "pid"
     lock = store.path(run.id) / "lock"
     launcher(f"""
@@ -81,6 +81,6 @@ pathlib.Path({str(lock)!r}).write_text("of another")
 time.sleep(60)
 """)
     with pytest.raises(StoreError, match="taken over"):
-        work(Request(run), store.root, tiny.execution(ranks=2))
+        work(Request(run), store, tiny.execution(ranks=2))
     assert not psutil.pid_exists(int(note.read_text()))
     assert not (store.path(run.id) / "run.json").exists()

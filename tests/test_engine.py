@@ -28,7 +28,7 @@ def start(request, store, how=tiny.EXECUTION):
     """The run as it is about to be trained."""
     from cptlab.training.trainer import Training
 
-    return Training(request, store, how, Lacking((), False, (), (), True, True))
+    return Training(request, store, how, Lacking(store.views(request.id)[0], record=True, train=True))
 
 
 def state_of(run):
@@ -90,7 +90,7 @@ def test_weights_are_those_that_torch_alone_gives(recipe, stores, torch_once, st
         optimizer.zero_grad()
         losses.append(loss.item())
     assert tiny.losses(stores(stage), run) == pytest.approx(losses, abs=2e-6)
-    saved = load_file(stores(stage).checkpoint(run.id, 4))
+    saved = load_file(stores(stage).checkpoint(run.id, 4).path)
     for name, parameter in model.named_parameters():
         assert torch_once.allclose(saved[name], parameter, atol=2e-5), name
 
@@ -132,8 +132,8 @@ def test_carry_over_of_the_optimiser(recipe, store, torch_once, stage, precision
     base = tiny.spec(recipe, 5, precision=precision, schedule=Schedule("constant"))
     record = tiny.trained(store, base, how, keep_state=(5,))
     assert record["status"] == "done", record["error"]
-    ended = load_file(store.optimiser_state(base.id, 5))
-    weights = load_file(store.checkpoint(base.id, 5))
+    ended = load_file(store.optimiser_state(base.id, 5).path)
+    weights = load_file(store.checkpoint(base.id, 5).path)
     for carry in (True, False):
         run = start(Request(tiny.target(base, 3, carry=carry, schedule=Schedule("constant"))), store, how)
         from cptlab.training.optimiser_state import optimizer_steps
@@ -159,7 +159,7 @@ def test_the_first_step_uses_the_carried_moments(recipe, store):
     weights = {}
     for carry, run in runs.items():
         assert tiny.trained(store, run)["status"] == "done"
-        weights[carry] = load_file(store.checkpoint(run.id, 3))
+        weights[carry] = load_file(store.checkpoint(run.id, 3).path)
     assert any(not bool((weights[True][name] == weights[False][name]).all()) for name in weights[True])
 
 
@@ -192,7 +192,7 @@ def test_evaluation_pads(recipe, store, torch_once, stage, count):
     run = tiny.spec(recipe, 6)
     tiny.trained(store, run, tiny.execution(zero_stage=stage, micro_batch=4), sets=(f"two:{count}",))
     row = store.measurements(run.id).iloc[-1]
-    model = AutoModelForCausalLM.from_pretrained(store.checkpoint(run.id, 6).parent, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(store.checkpoint(run.id, 6).path.parent, attn_implementation="eager")
     windows = torch_once.from_numpy(evaluation_windows(open_corpus(recipe), f"two:{count}", tiny.CONTEXT))
     assert windows.shape == (count, tiny.CONTEXT + 1)
     with torch_once.no_grad():

@@ -15,10 +15,10 @@ import pytest
 import tiny
 
 from cptlab.errors import ConfigError, StoreError
-from cptlab.runs.lacking import lacking
 from cptlab.runs.request import Prompt, Request
 from cptlab.runs.shapes import parameter_counts
 from cptlab.runs.store import Store
+from cptlab.runs.view import base_name
 from cptlab.sweep.grid import Grid
 
 
@@ -136,7 +136,7 @@ def test_plan_after_training(recipe, store, grid_of):
 # --- records -----------------------------------------------------------------------------------------------------------------
 
 SERVE = """
-import pickle, sys, time
+import pickle, sys
 from pathlib import Path
 store, how, requests = pickle.loads(Path(sys.argv[1]).read_bytes())
 from cptlab.sweep.grid import Grid
@@ -144,9 +144,8 @@ grid = Grid(store, how)
 for request in requests:
     grid.add(request.spec, sets=request.sets, steps=request.steps, arm="x")
 assert set(grid.plan()["status"]) == {"cached"}
-started = time.perf_counter()
 results = grid.train()
-print(len(results.ids), len(results.measurements), time.perf_counter() - started)
+print(len(results.ids), len(results.measurements))
 heavy = {"torch", "deepspeed", "transformers", "datasets", "tokenizers"} & set(sys.modules)
 assert not heavy, heavy
 """
@@ -164,9 +163,7 @@ def test_records_are_served_without_torch_and_without_the_corpus(recipe, store, 
     environment = os.environ | {"CPTLAB_CACHE": str(tmp_path / "no-cache")}
     done = subprocess.run([sys.executable, "-c", SERVE, str(task)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    runs_found, rows, seconds = done.stdout.split()
-    assert (int(runs_found), int(rows)) == (2, len(Request(base).steps) + len(Request(runs[1]).steps))
-    assert float(seconds) < 2  # 50 ms a run on an idle machine; see `cptlab bench`
+    assert done.stdout.split() == ["2", str(sum(len(Request(run).steps) for run in runs))]
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
 
 
@@ -181,7 +178,7 @@ def test_another_evaluation_set_evaluates_the_kept_checkpoint(recipe, store, gri
         for run in (base, arm):
             assert tiny.trained(where, run, steps=(2, 4), keep=(2,), sets=sets)["status"] == "done"
     records = {run.id: (store.path(run.id) / "run.json").read_bytes() for run in (base, arm)}
-    store.checkpoint(base.id, 4).unlink()  # the arm's own weights are enough
+    store.checkpoint(base.id, 4).path.unlink()  # the arm's own weights are enough
     no_training()
     grid = grid_of((arm, {"steps": (2, 4)}), sets=("one:4", "two:5"))
     assert statuses(grid) == {arm.id: "evaluate"}
@@ -209,23 +206,20 @@ def test_without_a_checkpoint_the_run_is_trained_again_to_the_same_bits(recipe, 
         results = train(grid)
     assert results.failures.empty and len(results.measurements) == 6 and len(results.samples) == 3
     assert {run.id: store.record(run.id) for run in (base, arm)} == before
-    assert store.checkpoint(arm.id, 6).read_bytes() == whole.checkpoint(arm.id, 6).read_bytes()
+    assert store.checkpoint(arm.id, 6).path.read_bytes() == whole.checkpoint(arm.id, 6).path.read_bytes()
     assert tiny.results(store, arm)[1] == tiny.results(whole, arm)[1]  # the curve is as it was
     old, new = whole.measurements(arm.id), store.measurements(arm.id)
     assert len(old.merge(new)) == len(old) == 2
 
 
-def test_a_retrained_run_that_differs_is_reported(recipe, store, torch_once):
-    run = tiny.spec(recipe, 4)
-    tiny.trained(store, run, sets=("one:4",))
-    path = store.path(run.id) / "run.json"
-    record = json.loads(path.read_text())
-    record["checkpoints"]["4"]["sha256"] = "0" * 64  # as if recorded on another machine
-    path.write_text(json.dumps(record))
-    store.checkpoint(run.id, 4).unlink()
-    with pytest.warns(UserWarning, match="weights of step 4, trained again here, differ from the recorded ones.*recorded 000000000000"):
-        tiny.trained(store, run, sets=("one:4", "two:4"))
-    assert store.record(run.id)["checkpoints"]["4"]["sha256"] == "0" * 64
+def commit_weights(store, run):
+    """The weights of a local run's last step, as base-weights of the same layer."""
+    found = store.checkpoint(run.id, run.steps)
+    folder = store.root / "base-weights"
+    folder.mkdir(exist_ok=True)
+    name = base_name(run.id, run.steps)
+    shutil.copyfile(found.path, folder / name)
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "files": {name: {"sha256": found.sha256}}}))
 
 
 def test_arms_start_from_committed_base_weights(recipe, store, grid_of):
@@ -233,7 +227,7 @@ def test_arms_start_from_committed_base_weights(recipe, store, grid_of):
     tiny.trained(store, base, sets=("one:4",))
     whole = Store(store.root.parent / "whole")
     shutil.copytree(store.root, whole.root)
-    store.commit_base_weights(base.id, 4)
+    commit_weights(store, base)
     record = (store.path(base.id) / "run.json").read_bytes()
     shutil.rmtree(store.path(base.id) / "checkpoints")
     arm = tiny.target(base, 3)
@@ -245,7 +239,9 @@ def test_arms_start_from_committed_base_weights(recipe, store, grid_of):
     assert store.record(arm.id)["checkpoints"] == whole.record(arm.id)["checkpoints"]
     # A committed checkpoint can be evaluated, too; a damaged one is an error and not other weights.
     assert train(grid_of((base, {"sets": ("two:4",), "steps": (4,)}))).failures.empty
-    committed = store.checkpoint(base.id, 4)
+    committed = store.checkpoint(base.id, 4).path
     committed.write_bytes(committed.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match="sha256"):
-        lacking(store, Request(base, keep=(4,)))
+        store.checkpoint(base.id, 4).verified()
+    shutil.rmtree(store.path(arm.id))
+    assert "sha256" in train(grid_of((arm, {}))).failures["error"].iloc[0]

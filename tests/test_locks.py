@@ -150,15 +150,33 @@ def test_a_torn_lock_is_stale_after_ten_seconds(path):
         pass
 
 
-def test_heartbeat_and_release_respect_a_new_owner(path):
+def test_check_and_release_respect_a_new_owner(path):
     with RunLock(path, "r") as lock:
-        os.utime(path, (time.time() - 500,) * 2)
-        lock.heartbeat()
-        assert time.time() - path.stat().st_mtime < 60
+        lock.check()
         write_lock(path)  # somebody took it over
         with pytest.raises(StoreError, match="taken over"):
-            lock.heartbeat()
+            lock.check()
     assert json.loads(path.read_text())["token"] == "other"  # not ours to remove
+
+
+def test_a_lock_beats_by_itself_until_it_is_freed_or_taken_over(path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.02)
+
+    def beats() -> bool:
+        os.utime(path, (1, 1))
+        end = time.monotonic() + 0.5
+        while path.stat().st_mtime == 1 and time.monotonic() < end:
+            time.sleep(0.005)  # the owner is deep in one call: it builds a corpus, or compiles
+        return path.stat().st_mtime != 1
+
+    with RunLock(path, "r"):
+        assert beats() and beats()
+    write_lock(path)
+    assert not beats()
+    path.unlink()
+    with RunLock(path, "r"):
+        write_lock(path)  # taken over by another owner
+        assert not beats()
 
 
 def test_a_forked_child_does_not_free_it(path, start):
@@ -232,7 +250,7 @@ def test_six_processes_contend_and_take_over_from_killed_ones(path, start):
             lock = locks.RunLock(path, "r").__enter__()
             os.close(os.open(marker, os.O_CREAT | os.O_EXCL))  # fails if another owner is inside
             time.sleep(0.002)
-            lock.heartbeat()
+            lock.check()
             with log.open("a") as stream:
                 stream.write(f"{os.getpid()}\\n")
             marker.unlink()

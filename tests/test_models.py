@@ -20,7 +20,7 @@ def build(run, how=tiny.EXECUTION, weights=None):
 
 
 def weights_of(store, run, step=None):
-    return load_file(store.checkpoint(run.id, run.steps if step is None else step))
+    return load_file(store.checkpoint(run.id, run.steps if step is None else step).path)
 
 
 # --- starting weights --------------------------------------------------------------------------------------------------------
@@ -44,8 +44,8 @@ def test_weights_of_an_upstream(recipe, store, torch_once):
     arm = tiny.target(base, 3, precision="fp32")
     with pytest.raises(TrainingError, match=f"run {base.id} step 3, are not here: train it first"):
         build(arm)
-    started = dict(build(arm, weights=store.checkpoint(base.id, 3)).named_parameters())
-    saved = read_tensors(store.checkpoint(base.id, 3))
+    started = dict(build(arm, weights=store.checkpoint(base.id, 3).path).named_parameters())
+    saved = read_tensors(store.checkpoint(base.id, 3).path)
     assert all(torch_once.equal(started[name], saved[name].float()) for name in started)
 
 
@@ -110,7 +110,7 @@ def test_every_family_trains_and_is_read_back(recipe, store, torch_once, changes
     assert {k: record["summary"]["parameters"][k] for k in ("total", "non_embedding")} == parameter_counts(run.model)
     assert tiny.losses(store, run)[-1] < tiny.losses(store, run)[0]
 
-    folder = store.checkpoint(run.id, 6).parent
+    folder = store.checkpoint(run.id, 6).path.parent
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     assert model.dtype == torch_once.bfloat16 and model.config.model_type == ("gpt_neox" if "family" in changes else "llama")
     windows = torch_once.from_numpy(evaluation_windows(open_corpus(recipe), "one:8", tiny.CONTEXT))

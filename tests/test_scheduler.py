@@ -27,10 +27,10 @@ class Recorder(ThreadPoolExecutor):
         super().__init__(1)
         self.submitted, self.done_before = [], {}
 
-    def submit(self, function, request, root, how):
+    def submit(self, function, request, store, how):
         self.submitted.append(request.id)
-        self.done_before[request.id] = {run_id for run_id in Store(root).ids() if Store(root).record(run_id)["status"] == "done"}
-        return super().submit(function, request, root, how)
+        self.done_before[request.id] = {run_id for run_id in store.ids() if store.record(run_id)["status"] == "done"}
+        return super().submit(function, request, store, how)
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_needed_stops_at_what_is_there(recipe, store, torch_once):
     tiny.trained(store, base)
     assert set(needed(store, [Request(last)])) == {arm.id, last.id}
     tiny.trained(store, arm)
-    store.checkpoint(base.id, 4).unlink()
+    store.checkpoint(base.id, 4).path.unlink()
     assert set(needed(store, [Request(last)])) == {last.id}
-    store.checkpoint(arm.id, 3).unlink()
+    store.checkpoint(arm.id, 3).path.unlink()
     assert set(needed(store, [Request(last)])) == {base.id, arm.id, last.id}
 
 

@@ -14,8 +14,6 @@ import pytest
 
 import cptlab
 from cptlab.errors import StoreError
-from cptlab.files import sha256_file
-from cptlab.runs import store as store_module
 from cptlab.runs.store import Store, StoreWarning
 
 ID = "0123456789abcdef"
@@ -47,9 +45,10 @@ def store(tmp_path):
     return Store(tmp_path)
 
 
-def test_default_root_follows_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("CPTLAB_RUNS", str(tmp_path / "elsewhere"))
-    assert Store().root == tmp_path / "elsewhere"
+def test_default_layers_follow_the_environment(lab, monkeypatch):
+    assert Store().layers == (lab / "runs", lab / "runs" / "local")
+    monkeypatch.setenv("CPTLAB_LOCAL", str(lab / "mine"))
+    assert Store().layers == (lab / "runs", lab / "mine" / "local")
     assert Store().ids() == []
 
 
@@ -215,13 +214,13 @@ def test_a_measured_pair_is_kept_and_a_difference_is_told(store):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         store.add_measurements(ID, [measured(10, "en", 2.6)], replace=True)
-    assert store.measurements(ID)["loss_nats"].tolist() == [2.6, 2.4]
+    assert store.measurements(ID)["loss_nats"].tolist() == [2.6]  # nothing of the old run stays behind
 
 
 def _add_many(root, name):
     for step in range(25):
         Store(root).add_measurements(ID, [measured(step, name)])
-        Store(root).add_samples(ID, [{"step": step, "prompt": name, "text": "t", "seed": 0, "temperature": 0.8}])
+        Store(root).add_samples(ID, [{"step": step, "prompt": name, "text": "t", "seed": 0, "temperature": 0.8, "length": 40}])
 
 
 def test_processes_that_add_at_once_lose_nothing(store):
@@ -234,79 +233,12 @@ def test_processes_that_add_at_once_lose_nothing(store):
 
 def test_samples(store):
     assert store.samples(ID) == []
-    first = {"step": 20, "prompt": "In the beginning", "text": "…", "seed": 0, "temperature": 0.8}
+    first = {"step": 20, "prompt": "In the beginning", "text": "…", "seed": 0, "temperature": 0.8, "length": 40}
     store.add_samples(ID, [first, first | {"step": 10}])
     store.add_samples(ID, [first | {"text": "new"}])
     assert [(sample["step"], sample["text"]) for sample in store.samples(ID)] == [(10, "…"), (20, "new")]
     with pytest.raises(StoreError, match="expected"):
         store.add_samples(ID, [{"step": 1}])
-
-
-def write_checkpoint(store, step, content=b"weights"):
-    folder = store.checkpoint_dir(ID, step)
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(content)
-    return folder / "model.safetensors"
-
-
-def test_checkpoints_local_then_committed(store):
-    assert store.checkpoint(ID, 200) is None
-    assert store.checkpoint_steps(ID) == []
-    local = write_checkpoint(store, 200)
-    assert local.parent.name == "step-00000200"
-    write_checkpoint(store, 1000)
-    store.checkpoint_dir(ID, 3000).mkdir()  # nothing in it yet
-    assert store.checkpoint(ID, 200) == local
-    assert store.checkpoint_steps(ID) == [200, 1000]
-    committed = store.commit_base_weights(ID, 200)
-    assert committed == store.root / "base-weights" / f"{ID}-step-00000200.safetensors"
-    entry = json.loads((store.root / "base-weights/manifest.json").read_text())["files"][committed.name]
-    assert entry == {"bytes": 7, "run": ID, "sha256": sha256_file(local), "step": 200}
-    assert store.checkpoint(ID, 200) == local
-    local.unlink()
-    assert store.checkpoint(ID, 200) == committed
-    assert store.checkpoint_steps(ID) == [200, 1000]
-    assert store.ids() == []  # base-weights is no run
-
-
-def test_committed_weights_that_changed_are_refused(store):
-    local = write_checkpoint(store, 200)
-    committed = store.commit_base_weights(ID, 200)
-    local.unlink()
-    assert store.checkpoint(ID, 200) == committed
-    committed.write_bytes(b"WEIGHTS, others")
-    with pytest.raises(StoreError, match="sha256"):
-        store.checkpoint(ID, 200)
-    (committed.parent / "manifest.json").unlink()
-    with pytest.raises(StoreError, match="sha256"):
-        store.checkpoint(ID, 200)
-    (committed.parent / "manifest.json").write_text("{}")
-    with pytest.raises(StoreError, match=r"manifest\.json"):
-        store.checkpoint(ID, 200)
-
-
-def test_committed_weights_are_hashed_once_a_process(store, monkeypatch):
-    write_checkpoint(store, 200)
-    store.commit_base_weights(ID, 200)
-    (store.checkpoint_dir(ID, 200) / "model.safetensors").unlink()
-    calls = []
-    monkeypatch.setattr(store_module, "sha256_file", lambda path: calls.append(path) or sha256_file(path))
-    for _ in range(3):
-        store.checkpoint(ID, 200)
-    assert len(calls) == 1
-
-
-def test_committed_weights_have_a_limit(store, monkeypatch):
-    monkeypatch.setattr(store_module, "BASE_WEIGHTS_LIMIT_BYTES", 10)
-    write_checkpoint(store, 200)
-    write_checkpoint(store, 400)
-    store.commit_base_weights(ID, 200)
-    with pytest.raises(StoreError, match="MiB"):
-        store.commit_base_weights(ID, 400)
-    assert store.checkpoint_steps(ID) == [200, 400]
-    assert len(list((store.root / "base-weights").glob("*.safetensors"))) == 1
-    with pytest.raises(StoreError, match="does not exist"):
-        store.commit_base_weights(ID, 600)
 
 
 def test_progress_and_state(store):
@@ -319,18 +251,6 @@ def test_progress_and_state(store):
     assert store.progress(ID) is None
     assert store.status(ID) == "missing"
     store.clear_state(ID)
-
-
-def test_serving_one_record_is_quick(store):
-    store.write_record(ID, make_record())
-    store.write_curve(ID, curve_rows(500))
-    store.add_measurements(ID, [measured(step, name) for step in range(0, 500, 10) for name in ("en", "fr", "zh")])
-    seconds = []
-    for _ in range(7):
-        start = time.perf_counter()
-        store.record(ID), store.curve(ID), store.measurements(ID)
-        seconds.append(time.perf_counter() - start)
-    assert sorted(seconds)[3] < 0.05
 
 
 def test_serving_imports_no_training_library(store):

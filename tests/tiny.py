@@ -68,7 +68,7 @@ def trained(store: Store, run: RunSpec, how: Execution = EXECUTION, **wanted) ->
     from cptlab.sweep.worker import work
 
     request = Request(run, **({"steps": (run.steps,)} | wanted))
-    work(request, store.root, how)
+    work(request, store, how)
     return store.record(run.id)
 
 
@@ -126,4 +126,4 @@ def work_until(request: Request, root: Path, how: Execution, die_at: int | None 
             return rate(run, step)
 
         trainer.learning_rate = deadly
-    work(request, root, how)
+    work(request, Store(root), how)

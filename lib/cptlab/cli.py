@@ -65,17 +65,16 @@ def _choose(args: argparse.Namespace) -> tuple[list, dict[str, dict]]:
 
 
 def _executed_dir(profile: str) -> Path:
-    """Where executed copies of notebooks go: ``runs/notebooks/<profile>``."""
-    return paths.root() / "runs" / "notebooks" / Path(profile).stem
+    """Where executed copies of notebooks go: ``notebooks/<profile>`` below :func:`cptlab.paths.outputs_dir`."""
+    return paths.outputs_dir() / "notebooks" / Path(profile).stem
 
 
 def _figures_env(args: argparse.Namespace) -> dict[str, str]:
     """Where this execution puts its runs and figures; paths are absolute, because notebooks run in their own folder."""
-    env = {
-        name: str(Path(os.environ[name]).resolve()) for name in ("CPTLAB_RUNS", "CPTLAB_CACHE", "CPTLAB_FIGURES") if os.environ.get(name)
-    }
+    places = ("CPTLAB_RUNS", "CPTLAB_LOCAL", "CPTLAB_CACHE", "CPTLAB_FIGURES")
+    env = {name: str(Path(os.environ[name]).resolve()) for name in places if os.environ.get(name)}
     if args.fresh:
-        store = paths.root() / "runs" / "fresh" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{Path(args.profile).stem}"
+        store = paths.outputs_dir() / "fresh" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{Path(args.profile).stem}"
         store.mkdir(parents=True)
         env["CPTLAB_RUNS"] = str(store)
         _say(f"training every run anew in {store}")
@@ -184,13 +183,26 @@ def status(args: argparse.Namespace) -> int:
     for row in rows:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
     if args.json:
-        _print_json({"store": str(store.root), "counts": counts, "runs": rows})
+        _print_json({"store": str(store.root), "committed": store.committed and str(store.committed), "counts": counts, "runs": rows})
         return 0
-    print(f"{store.root}: {len(rows)} runs" + "".join(f", {count} {name}" for name, count in sorted(counts.items())))
-    open_rows = [row for row in rows if row["status"] != "done"]
+    where = " over ".join(map(str, reversed(store.layers)))
+    print(f"{where}: {len(rows)} runs" + "".join(f", {count} {name}" for name, count in sorted(counts.items())))
+    open_rows = [row for row in rows if row["status"] != "done" or (args.local and (store.path(row["id"]) / "run.json").exists())]
     if open_rows:
         with pd.option_context("display.max_colwidth", None):
             print(_table(pd.DataFrame(open_rows)))
+    return 0
+
+
+def promote(args: argparse.Namespace) -> int:
+    """Move finished local records into the committed layer."""
+    from cptlab.runs.promote import promote as move
+    from cptlab.study import open_study
+
+    store = open_study("", args.profile).store
+    for name in args.names:
+        for line in move(store, name, args.weights):
+            print(line)
     return 0
 
 
@@ -251,7 +263,16 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help=json_help)
     sub = command("status", status, "Show the runs of the store by status: running ones with their progress, failed ones with their error.")
     sub.add_argument("--profile", default=COMMITTED_PROFILE, metavar="P", help="whose store (default: %(default)s)")
+    sub.add_argument("--local", action="store_true", help="list the runs of the local layer, finished ones too")
     sub.add_argument("--json", action="store_true", help=json_help)
+    text = "Work on the run store."
+    actions = commands.add_parser("runs", help=text, description=text).add_subparsers(metavar="ACTION", required=True)
+    text = "Move finished local runs into the committed layer, after checking hashes, provenance, and that nothing committed would change."
+    sub = actions.add_parser("promote", help=text, description=text)
+    sub.set_defaults(function=promote)
+    sub.add_argument("names", nargs="+", metavar="ID", help="a run's id (`cptlab status --local`), or another record, such as laws/NAME")
+    sub.add_argument("--weights", action="store_true", help="also commit the weights of the last step, for arms to start from")
+    sub.add_argument("--profile", default=COMMITTED_PROFILE, metavar="P", help="whose store (default: %(default)s)")
     cli_corpora.add(commands)
     cli_laws.add(commands)
     text = "Measure this machine: training against transformers.Trainer, serving stored runs, the corpus pipeline, or fits of laws."

@@ -54,6 +54,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+_hashed: dict[tuple[str, int, int], str] = {}  # (path, mtime, size) -> sha256
+
+
+def hash_once(path: Path) -> str:
+    """:func:`sha256_file`; a process that asks again gets the answer from memory unless the file has changed."""
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
+    return _hashed.get(key) or _hashed.setdefault(key, sha256_file(path))
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """While a corpus is built under ``path``: a disk that is full, or a quota that is used up, is a CorpusError that says what to do."""

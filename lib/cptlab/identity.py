@@ -1,6 +1,8 @@
 """The canonical form of a specification: plain JSON in which equal meanings are equal and different ones differ."""
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +46,11 @@ def canonical_fields(spec: Any, leave_out: tuple[str, ...] = ()) -> dict:
         for f in fields(spec)
         if f.name not in leave_out and not (f.metadata.get("left_out_at_default") and getattr(spec, f.name) == f.default)
     }
+
+
+def digest(content: Any) -> str:
+    """Hex sha256 of canonical content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
 class PlainSpec:

@@ -21,8 +21,18 @@ def cache_dir() -> Path:
 
 
 def runs_dir() -> Path:
-    """The run store (``CPTLAB_RUNS``, default ``<root>/runs``)."""
-    return Path(os.environ.get("CPTLAB_RUNS") or root() / "runs")
+    """The committed layer of the run store, which is only read: ``<root>/runs``."""
+    return root() / "runs"
+
+
+def outputs_dir() -> Path:
+    """Where what is made here goes, figures apart: ``CPTLAB_LOCAL``, default ``<root>/runs``. A class that shares a clone sets it."""
+    return Path(os.environ.get("CPTLAB_LOCAL") or root() / "runs")
+
+
+def local_runs_dir() -> Path:
+    """The local layer of the run store, which is written to: ``<outputs>/local``."""
+    return outputs_dir() / "local"
 
 
 def figures_dir() -> Path:

@@ -100,10 +100,11 @@ class Study:
 
     @cached_property
     def store(self) -> Store:
-        """The run store: ``CPTLAB_RUNS``, else ``runs/`` or the folder in it that the profile names."""
+        """The run store: ``CPTLAB_RUNS`` by itself, else the local layer over ``runs/``, both in the folder that the profile names."""
         if os.environ.get("CPTLAB_RUNS"):
-            return Store(paths.runs_dir())
-        return Store(paths.runs_dir() / self.content.get("store", ""))
+            return Store(Path(os.environ["CPTLAB_RUNS"]))
+        folder = self.content.get("store", "")
+        return Store(paths.local_runs_dir() / folder, paths.runs_dir() / folder)
 
     def grid(self, sets: tuple[str, ...] = ()) -> Grid:
         """An empty grid; ``sets`` are the evaluation sets of its runs unless a run names others."""

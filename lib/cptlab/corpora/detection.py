@@ -8,7 +8,6 @@ pairs found that are true.
 
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from cptlab.corpora.planted import plant, truth
 from cptlab.corpora.readers import Document, documents
 from cptlab.errors import ConfigError
 from cptlab.runs.measured import measured
+from cptlab.runs.store import Store
 
 VERSION = 1  # raise by hand when a change of this module changes its numbers
 EDITED = ("exact", "near", "near-10", "near-20")
@@ -34,8 +34,8 @@ class Pool:
     kinds: list[str]
 
 
-def recorded(settings: dict, root: Path) -> dict:
-    """The measurement with ``settings``, from its record below ``root`` (a run store's folder); where there is none it is made.
+def recorded(settings: dict, store: Store) -> dict:
+    """The measurement with ``settings``, from its record in ``store``; where there is none it is made.
 
     Args:
         settings: ``documents`` and ``sentences`` (how many originals), ``source`` (a SourceRef's fields: one edition), ``paraphrase``
@@ -52,7 +52,7 @@ def recorded(settings: dict, root: Path) -> dict:
     identity = {name: value for name, value in settings.items() if name not in refs}
     identity |= {name: ref.canonical() for name, ref in refs.items()} | {"version": VERSION}
     return measured(
-        "corpora", "detection", identity, root, lambda: measure(refs, settings["documents"], settings["sentences"], settings["encoder"])
+        "corpora", "detection", identity, store, lambda: measure(refs, settings["documents"], settings["sentences"], settings["encoder"])
     )
 
 

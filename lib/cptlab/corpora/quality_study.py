@@ -5,7 +5,6 @@ area under the ROC curve (AUC) of a kind is the chance that a bad document of it
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from cptlab.corpora.parts import SourceRef, SplitSpec, unit_hash
 from cptlab.corpora.planted import plant, truth
 from cptlab.corpora.readers import documents
 from cptlab.runs.measured import measured
+from cptlab.runs.store import Store
 
 VERSION = 1  # raise by hand when a change of this module changes its numbers
 KINDS = ("garbled", "shuffled", "babble", "mojibake", "foreign", "boilerplate", "repeated")
@@ -21,8 +21,8 @@ SHARE = 0.2  # of the documents that a kind is planted for
 SHOWN = {"classifier shown noise": ("garbled", "shuffled"), "classifier shown junk": ("boilerplate", "repeated")}
 
 
-def recorded(sources: dict[str, dict], root: Path) -> dict:
-    """The measurement on ``sources`` (name -> fields of a SourceRef), from its record below ``root``; where there is none it is made.
+def recorded(sources: dict[str, dict], store: Store) -> dict:
+    """The measurement on ``sources`` (name -> fields of a SourceRef), from its record in ``store``; where there is none it is made.
 
     Returns:
         ``record``: its name; ``auc``: rows of source, method, kind, auc, documents, shown (whether the method has learnt from this kind).
@@ -33,7 +33,7 @@ def recorded(sources: dict[str, dict], root: Path) -> dict:
     def compute() -> dict:
         return {"auc": [{"source": name} | row for name, ref in refs.items() for row in measure(ref)]}
 
-    return measured("corpora", "quality", identity, root, compute)
+    return measured("corpora", "quality", identity, store, compute)
 
 
 def measure(ref: SourceRef) -> list[dict]:

@@ -12,6 +12,7 @@ from cptlab.corpora.recipe import CorpusRecipe, recipe, recipe_names
 from cptlab.errors import CorpusError
 from cptlab.files import atomic_json
 from cptlab.paths import cache_dir
+from cptlab.runs.store import Store
 
 COUNTS = ("documents", "bytes", "tokens")
 
@@ -96,12 +97,12 @@ def _summary(folder: Path) -> dict:
     return own | {"path": str(folder), "rows": rows, "cleaning": manifest.get("cleaning"), "seconds_to_build": manifest["seconds"]}
 
 
-def recorded(wanted: CorpusRecipe | str, root: Path) -> dict:
-    """The report of a corpus without its path: from its record below ``root`` (a run store's folder); where there is none the corpus is
+def recorded(wanted: CorpusRecipe | str, store: Store) -> dict:
+    """The report of a corpus without its path: from its record in ``store``; where there is none the corpus is
     built and the record written. ``record`` names it, for the provenance of figures."""
     wanted = recipe(wanted) if isinstance(wanted, str) else wanted
-    path = root / "corpora" / f"{wanted.fingerprint[:16]}.json"
-    if path.is_file():
+    name = f"corpora/{wanted.fingerprint[:16]}"
+    if path := store.find(f"{name}.json"):
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["fingerprint"] != wanted.fingerprint:
             raise CorpusError(f"{path} is the record of corpus {found['fingerprint'][:16]}: delete it, it is written anew")
@@ -110,8 +111,8 @@ def recorded(wanted: CorpusRecipe | str, root: Path) -> dict:
 
     found = build_corpus(wanted)
     found = {name: value for name, value in found.items() if name not in ("path", "built", "seconds", "seconds_to_build")}
-    found |= {"record": f"corpora/{path.stem}", "provenance": collect()}
-    atomic_json(path, found)
+    found |= {"record": name, "provenance": collect()}
+    atomic_json(store.root / f"{name}.json", found)
     return found
 
 

@@ -1,6 +1,7 @@
 """An opened corpus: header-less token shards read by memory map, their manifest and the tokeniser."""
 
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ import numpy as np
 
 from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.errors import CorpusError
-from cptlab.files import sha256_file
+from cptlab.files import hash_once
 
 if TYPE_CHECKING:
     import pandas
@@ -81,10 +82,16 @@ class Corpus:
             raise CorpusError(f"split {split!r} is unknown: use one of {', '.join(SPLITS)}")
         return np.memmap(self.path / split / f"{name}.bin", dtype=self.dtype, mode="r")
 
-    def verify(self) -> None:
-        """Compare every shard and the tokeniser with the sha256 in the manifest; CorpusError names the first that differs."""
-        for name, expected in (self.shard_hashes | {"tokenizer.json": self.manifest["tokenizer_sha256"]}).items():
-            if sha256_file(self.path / name) != expected:
+    def verify(self, sources: Iterable[str] | None = None) -> None:
+        """Compare the shards of ``sources`` (default: all) and the tokeniser with the sha256 in the manifest.
+
+        Raises:
+            CorpusError: names the first that differs.
+        """
+        wanted = set(self.recipe.names if sources is None else sources)
+        shards = {name: shard["sha256"] for name, shard in self.manifest["shards"].items() if shard["source"] in wanted}
+        for name, expected in (shards | {"tokenizer.json": self.manifest["tokenizer_sha256"]}).items():
+            if hash_once(self.path / name) != expected:
                 raise CorpusError(f"{self.path / name} is not the file that was built (sha256 differs): {REBUILD}")
 
     def report(self) -> "pandas.DataFrame":

@@ -12,6 +12,7 @@ from cptlab.laws.fit import DELTA, STARTS, Fit, fit
 from cptlab.laws.forms import Form, form
 from cptlab.laws.table import Table, load
 from cptlab.runs.measured import measured
+from cptlab.runs.store import Store
 from cptlab.statistics import Estimate
 
 VERSION = 2  # raise by hand when a change of the fit changes its numbers
@@ -19,7 +20,7 @@ DIGITS = 7  # of the bootstrap replicates in a record; parameters keep all
 
 
 def recorded(
-    root: Path,
+    store: Store,
     law: str | Form,
     data: pd.DataFrame | Mapping | str | Path,
     columns: Mapping[str, str] | None = None,
@@ -31,7 +32,7 @@ def recorded(
     seed: int = 0,
     starts: int = STARTS,
 ) -> Fit:
-    """:func:`cptlab.laws.fit`, from its record below ``root`` (a run store's folder); where there is none it is fitted and recorded.
+    """:func:`cptlab.laws.fit`, from its record in ``store``; where there is none it is fitted and recorded.
 
     The record is found by the law, the values of the columns used, and every option. ``Fit.record`` names it, for the provenance of
     figures.
@@ -52,7 +53,7 @@ def recorded(
             fit(law, data, columns, freeze=freeze, holdout=holdout, **{name: options[name] for name in options if name != "freeze"})
         )
 
-    return from_record(law, measured("laws", law.name, identity, root, compute))
+    return from_record(law, measured("laws", law.name, identity, store, compute))
 
 
 def to_record(found: Fit) -> dict:

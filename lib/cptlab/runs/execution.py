@@ -20,6 +20,7 @@ class Execution:
         attention: attention implementation of ``transformers`` (``eager``, ``sdpa``, ``flash_attention_2``).
         activation_checkpointing: recompute activations in the backward pass, layer by layer, to save memory.
         state_every: steps between two saves of the state that a killed run resumes from.
+        state_seconds: seconds after which it is saved though fewer steps were made.
         launcher: words put between ``deepspeed`` and the program, such as ``--hostfile hosts --launcher slurm``.
         flops_per_second: expected rate of one worker, for the minutes that ``plan`` shows and nothing else.
     """
@@ -33,6 +34,7 @@ class Execution:
     attention: str = "eager"
     activation_checkpointing: bool = False
     state_every: int = 200
+    state_seconds: float = 30.0
     launcher: str = ""
     flops_per_second: float = 1.5e11
 

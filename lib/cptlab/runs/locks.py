@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from cptlab.errors import StoreError
 
 GUARD = ".guard"
 STALE_SECONDS = 600.0  # without a heartbeat, for an owner on another machine
+HEARTBEAT_SECONDS = 20.0  # between two heartbeats
 TORN_SECONDS = 10.0  # a lock without content: its writer died between creating and filling it
 START_TOLERANCE_SECONDS = 2.0  # the boot time that start times are counted from is kept in whole seconds
 POLL_SECONDS = 0.2
@@ -104,6 +106,7 @@ class RunLock:
         self.path, self.name, self.wait, self.on_wait = Path(path), name, wait, on_wait
         self.token = ""
         self._pid = 0
+        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
         self._pid, self.token = os.getpid(), secrets.token_hex(8)
@@ -119,7 +122,17 @@ class RunLock:
         except BaseException:  # an interrupt just after taking it: this process lives on, nobody else could ever take it
             self.release()
             raise
+        self._ended.clear()
+        threading.Thread(target=self._beat, daemon=True).start()
         return self
+
+    def _beat(self) -> None:
+        """Say that the owner lives, from a thread: building a corpus, compiling or evaluating may take longer than a lock lasts."""
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            if not self.is_ours():  # the training loop notices and stops
+                return
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self.path)
 
     def __exit__(self, *_) -> None:
         self.release()
@@ -147,20 +160,19 @@ class RunLock:
         found = _read(self.path)
         return found is not None and os.getpid() == self._pid and found[0].get("token") == self.token
 
-    def heartbeat(self) -> None:
-        """Say that the owner lives; at least once in 600 s where machines share the store.
-
+    def check(self) -> None:
+        """
         Raises:
-            StoreError: when another owner took the run over (this one looked dead), so that two never write one record.
+            StoreError: another owner took the run over (this one looked dead); two must never write one record.
         """
         if not self.is_ours():
             raise StoreError(
                 f"the lock of run {self.name} ({self.path}) was taken over or removed: this run stops; start it again to resume it"
             )
-        os.utime(self.path)
 
     def release(self) -> None:
         """Free the run if it is still ours; a process forked from the owner never frees it."""
+        self._ended.set()
         if self.token and os.getpid() == self._pid and self.path.parent.is_dir():
             with guarded(self.path.parent):
                 if self.is_ours():

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from cptlab.errors import ConfigError
 from cptlab.runs.spec import RunSpec
 
+FIRST_STEPS = (1, 2, 3)  # log_steps begins later, and committed runs were measured at its steps
+
 
 def log_steps(total: int, per_decade: int = 8, first: int = 4) -> tuple[int, ...]:
     """Steps at which a run is measured: 0, then about ``per_decade`` a factor of ten from ``first`` on, and ``total``."""
@@ -40,6 +42,7 @@ class Request:
         keep: steps whose weights are kept on disk beside the last.
         keep_state: steps whose optimiser state is kept too, for a run that carries it over.
         prompts: text to continue at the measured steps.
+        also_sets, also_steps: measured too whenever the run is trained; a finished run that lacks them lacks nothing.
     """
 
     spec: RunSpec
@@ -49,6 +52,8 @@ class Request:
     keep: tuple[int, ...] = ()
     keep_state: tuple[int, ...] = ()
     prompts: tuple[Prompt, ...] = ()
+    also_sets: tuple[str, ...] = ()
+    also_steps: tuple[int, ...] = ()
 
     def __post_init__(self):
         for name in self.sets:
@@ -58,11 +63,23 @@ class Request:
                     f"evaluation set {name!r} is not valid: name a source of the corpus ({', '.join(self.spec.corpus.names)}), "
                     "if need be with a number of windows, such as 'fr:128' or 'fr:all'"
                 )
-        outside = [step for step in (*self.steps, *self.keep, *self.keep_state) if not 0 <= step <= self.spec.steps]
+        outside = [step for step in (*self.steps, *self.keep, *self.keep_state, *self.also_steps) if not 0 <= step <= self.spec.steps]
         if outside:
             raise ConfigError(f"steps {outside} are outside 0..{self.spec.steps}, the steps of the run")
         if not self.steps:
             object.__setattr__(self, "steps", log_steps(self.spec.steps))
+            first = (step for step in FIRST_STEPS if step <= self.spec.steps)
+            object.__setattr__(self, "also_steps", tuple(sorted({*self.also_steps, *first})))
+
+    @property
+    def measured_sets(self) -> tuple[str, ...]:
+        """Sets measured when the run is trained."""
+        return tuple(dict.fromkeys((*self.sets, *self.also_sets)))
+
+    @property
+    def measured_steps(self) -> tuple[int, ...]:
+        """Steps measured at when the run is trained."""
+        return tuple(sorted({*self.steps, *self.also_steps}))
 
     @property
     def id(self) -> str:
@@ -76,4 +93,5 @@ class Request:
             return tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name))))
 
         steps = tuple(sorted(set(self.steps) | set(other.steps)))
-        return Request(self.spec, self.labels | other.labels, union("sets"), steps, union("keep"), union("keep_state"), union("prompts"))
+        names = ("keep", "keep_state", "prompts", "also_sets", "also_steps")
+        return Request(self.spec, self.labels | other.labels, union("sets"), steps, *map(union, names))

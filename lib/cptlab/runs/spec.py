@@ -5,15 +5,13 @@ fingerprint and the identities of the runs it starts from. Device, paths, thread
 they say how a run is executed (:class:`cptlab.runs.execution.Execution`), not what it is.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
 
 from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.errors import require
-from cptlab.identity import PlainSpec, canonical_fields
+from cptlab.identity import PlainSpec, canonical_fields, digest
 from cptlab.runs.shapes import ModelSpec, flops_per_token
 
 # Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
@@ -188,8 +186,7 @@ class RunSpec:
         content = self.canonical()
         content["corpus"] = content["corpus"]["fingerprint"]
         content["recipe_version"] = RECIPE_VERSION
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(content)[:16]
 
     def runs_upstream(self) -> "list[tuple[RunSpec, int]]":
         """The (run, step) pairs this run needs before it can start."""

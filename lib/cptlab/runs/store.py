@@ -1,16 +1,18 @@
-"""The run store: one folder a run, plain files in it, written so that a crash cannot tear them.
+"""The run store: two layers, one folder a run in each, plain files in it, written so that a crash cannot tear them.
 
 ::
 
-    <root>/<id>/run.json            what was run, how it ended, what it cost, what made it
-                curve.csv           the training loss along the run
-                measurements.csv    losses on evaluation sets, one row a (step, set); only ever added to
-                samples.json        generated text along the run
-                checkpoints/        weights of kept steps (not committed)
-                state/, progress.json, lock, .guard    of a run in progress (not committed)
-    <root>/base-weights/            the committed weights of shared base runs, with a manifest of their sha256
+    <layer>/<id>/run.json            what was run, how it ended, what it cost, what made it
+                 curve.csv           the training loss along the run
+                 measurements.csv    losses on evaluation sets, one row a (step, set); only ever added to
+                 samples.json        generated text along the run
+                 checkpoints/        weights of kept steps with their hashes (not committed)
+                 state/, progress.json, lock, .guard    of a run in progress (not committed)
+    <layer>/base-weights/            the committed weights of shared base runs, with a manifest of their sha256
 
-Reading needs no lock: every file is replaced in one step. This module imports neither torch nor transformers.
+The committed layer is only read. Everything that is trained or measured here goes to the local layer above it;
+:mod:`cptlab.runs.promote` moves it down, on purpose and after a check. Reading needs no lock: every file is replaced in one step.
+This module imports neither torch nor transformers.
 """
 
 import csv
@@ -26,77 +28,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cptlab.errors import StoreError
-from cptlab.files import atomic_json, atomic_write, atomic_write_with, sha256_file
-from cptlab.paths import runs_dir
+from cptlab.files import atomic_json, atomic_write, sha256_file
+from cptlab.paths import local_runs_dir, runs_dir
 from cptlab.runs.locks import RunLock, guarded, live_owner
-from cptlab.runs.tables import CURVE_COLUMNS, MEASUREMENT_COLUMNS, frame, parse_row, read_table, table_text
+from cptlab.runs.record import FORMAT, check_record
+from cptlab.runs.tables import CURVE_COLUMNS, MEASUREMENT_COLUMNS, parse_row, read_table, table_text
+from cptlab.runs.view import OTHER, STATE, WEIGHTS, Checkpoint, View, read_json, sample_key
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
-STATUSES = ("missing", "running", "partial", "failed", "done")
-WEIGHTS = "model.safetensors"
-BASE_WEIGHTS_LIMIT_BYTES = 25 * 2**20  # they are in the repository's history for ever
 RELATIVE_TOLERANCE = 1e-6  # between two measurements of the same thing
-
-SAMPLE_KEYS = ("step", "prompt", "text", "seed", "temperature")
-RECORD_KEYS = {
-    "format": int, "id": str, "labels": dict, "spec": dict, "identity": dict, "status": str, "error": (dict, type(None)),
-    "summary": dict, "checkpoints": dict, "provenance": dict,
-}  # fmt: skip
-IDENTITY_KEYS = ("recipe_version", "corpus_fingerprint", "upstreams")
-
-_hashed: dict[tuple[str, int, int], str] = {}  # (path, mtime, size) -> sha256, so that a process hashes each committed file once
+SAMPLE_KEYS = ("step", "prompt", "text", "seed", "temperature", "length")
 
 
 class StoreWarning(UserWarning):
     """A record disagrees with what was just computed."""
 
 
-def _read_json(path: Path, what: str) -> dict | list:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(f"{path} does not exist: {what} is not in this store") from None
-    except ValueError as error:
-        raise StoreError(f"{path} is not valid JSON ({error}): restore it from git, or delete it to have it made again") from None
-
-
-def _write_json(path: Path, value: dict | list) -> None:
+def write_json(path: Path, value: dict | list) -> None:
+    """Write a file of the store; StoreError for what JSON lacks."""
     try:
         atomic_json(path, value)
     except (TypeError, ValueError) as error:
         raise StoreError(f"{path} cannot be written, it would hold a value that JSON lacks: {error}") from None
-
-
-def _check_record(record: dict, run_id: str, where: str) -> None:
-    if not isinstance(record, dict):
-        raise StoreError(f"{where} holds no JSON object: restore it from git, or delete it to train the run again")
-    if record.get("format") != FORMAT:
-        raise StoreError(
-            f"{where}: format is {record.get('format')!r}, this version reads {FORMAT}: use the cptlab that wrote it, or retrain"
-        )
-    for key, kind in RECORD_KEYS.items():
-        if key not in record or not isinstance(record[key], kind):
-            raise StoreError(
-                f"{where}: field {key!r} is {'missing' if key not in record else f'{record[key]!r:.60}'}: restore it, or retrain the run"
-            )
-    if record["id"] != run_id:
-        raise StoreError(
-            f"{where}: id is {record['id']!r}, but the folder says {run_id!r}: a record cannot be moved to another run's folder"
-        )
-    missing = [key for key in IDENTITY_KEYS if key not in record["identity"]]
-    if missing:
-        raise StoreError(f"{where}: identity lacks {', '.join(missing)}")
-    if record["status"] not in ("done", "failed"):
-        raise StoreError(f"{where}: status is {record['status']!r}: a record says 'done' or 'failed'")
-    if (record["status"] == "failed") != (record["error"] is not None):
-        raise StoreError(
-            f"{where}: status is {record['status']!r} with error {record['error']!r:.60}: a failed run has an error, a finished one none"
-        )
-    if record["error"] is not None and not {"type", "message", "step"} <= set(record["error"]):
-        raise StoreError(f"{where}: error needs type, message and step")
 
 
 def _same(one: float, other: float) -> bool:
@@ -104,25 +59,60 @@ def _same(one: float, other: float) -> bool:
 
 
 class Store:
-    """The runs under ``root`` (default: ``cptlab.paths.runs_dir()``). Cheap to make, holds no open files, can be pickled."""
+    """The runs under ``root``, over the committed ones. Cheap to make, holds no open files, can be pickled.
 
-    def __init__(self, root: Path | None = None):
-        self.root = Path(root) if root is not None else runs_dir()
+    Args:
+        root: the local layer, where everything is written (default: ``cptlab.paths.local_runs_dir()`` over ``runs_dir()``).
+        committed: the layer below it, only read; None: there is none.
+    """
+
+    def __init__(self, root: Path | None = None, committed: Path | None = None):
+        self.root = Path(root) if root is not None else local_runs_dir()
+        self.committed = Path(committed) if committed is not None else runs_dir() if root is None else None
+        if self.committed is not None and self.committed.resolve() == self.root.resolve():
+            self.committed = None
+
+    def resolved(self) -> "Store":
+        """The same store by absolute paths, for processes that work in another folder."""
+        return Store(self.root.resolve(), self.committed and self.committed.resolve())
+
+    @property
+    def layers(self) -> tuple[Path, ...]:
+        """Folders of the layers, the committed one first."""
+        return (self.root,) if self.committed is None else (self.committed, self.root)
 
     def path(self, run_id: str) -> Path:
-        """Folder of a run, there or not."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", run_id):
-            raise StoreError(f"{run_id!r} is not a run id: ids are 16 hexadecimal digits, see `cptlab status`")
-        return self.root / run_id
+        """Folder of a run in the local layer, there or not."""
+        return self.root / _checked(run_id)
+
+    def find(self, name: str) -> Path | None:
+        """A file by its name below the layers (``laws/chinchilla-….json``): the committed one, else the local one; None without one."""
+        return next((layer / name for layer in self.layers if (layer / name).is_file()), None)
 
     def ids(self) -> list[str]:
         """Runs that have a record (done or failed), sorted."""
-        return sorted(path.parent.name for path in self.root.glob("*/run.json"))
+        return sorted({path.parent.name for layer in self.layers for path in layer.glob("*/run.json")})
 
     def all_ids(self) -> list[str]:
         """Runs that have a record, a lock or state to resume, sorted."""
-        marks = ("run.json", "lock", "state")
-        return sorted({path.parent.name for mark in marks for path in self.root.glob(f"*/{mark}")})
+        marks = (path.parent.name for mark in ("lock", "state") for path in self.root.glob(f"*/{mark}"))
+        return sorted({*self.ids(), *marks})
+
+    # --- reading -------------------------------------------------------------------------------------------------------------
+
+    def views(self, run_id: str) -> list[View]:
+        """The ways to read a run, preferred first: as it is committed, with what was added here to the same weights; then as it was
+        trained again here, where that gave other weights."""
+        local = self.path(run_id)
+        committed = self.committed / run_id if self.committed is not None else None
+        if committed is None or not (committed / "run.json").exists():
+            return [View(run_id, (local,), "local", self.root / "base-weights")]
+        below = View(run_id, (committed,), "committed", self.committed / "base-weights")
+        if below.status == "failed" and (local / "run.json").exists():
+            return [View(run_id, (local,), "local")]
+        if agrees(below, local):
+            return [View(run_id, (committed, local), "committed", self.committed / "base-weights")]
+        return [below, View(run_id, (local,), "local")]
 
     def status(self, run_id: str) -> str:
         """``missing``, ``running`` (a living owner holds it), ``partial`` (can be resumed), ``failed`` or ``done``.
@@ -131,31 +121,58 @@ class Store:
         """
         folder = self.path(run_id)
         running = live_owner(folder / "lock") is not None
-        if (folder / "run.json").exists():
-            try:
-                status = self.record(run_id)["status"]
-            except StoreError:
-                if not running:
-                    raise
-                status = "running"
+        try:
+            status = self.views(run_id)[0].status
+        except StoreError:
+            if not running:
+                raise
+            status = "failed"  # it is being written anew
+        if status is not None:
             return "running" if running and status == "failed" else status
         if running:
             return "running"
         state = folder / "state"
         return "partial" if state.is_dir() and any(state.iterdir()) else "missing"
 
-    # --- records -------------------------------------------------------------------------------------------------------------
+    def ended(self, run_id: str) -> str:
+        """How the last training of the run ended, also while its lock is held: ``done``, ``failed``, or ``missing`` without a record."""
+        return self.views(run_id)[-1].status or "missing"
+
+    def record_time(self, run_id: str) -> int:
+        """When the local record was written (nanoseconds since the epoch); 0 without one."""
+        path = self.path(run_id) / "run.json"
+        return path.stat().st_mtime_ns if path.exists() else 0
 
     def record(self, run_id: str) -> dict:
-        """The run's ``run.json``.
+        """The run's record in the preferred view; see :attr:`View.record`."""
+        return self.views(run_id)[0].record
 
-        Raises:
-            StoreError: absent, torn, of another format version, of another run, or lacking a field; names the file.
-        """
-        path = self.path(run_id) / "run.json"
-        record = _read_json(path, f"run {run_id}")
-        _check_record(record, run_id, str(path))
-        return record
+    def curve(self, run_id: str) -> "pd.DataFrame":
+        """:meth:`View.curve` of the preferred view."""
+        return self.views(run_id)[0].curve()
+
+    def measurements(self, run_id: str) -> "pd.DataFrame":
+        """:meth:`View.measurements` of the preferred view."""
+        return self.views(run_id)[0].measurements()
+
+    def samples(self, run_id: str) -> list[dict]:
+        """:meth:`View.samples` of the preferred view."""
+        return self.views(run_id)[0].samples()
+
+    def checkpoint(self, run_id: str, step: int) -> Checkpoint | None:
+        """Weights of a step, those of the preferred view that has them; None when none has."""
+        return next((found for view in self.views(run_id) if (found := view.checkpoint(step))), None)
+
+    def checkpoint_steps(self, run_id: str) -> list[int]:
+        """Steps whose weights are here in any view, sorted."""
+        return sorted({step for view in self.views(run_id) for step in view.checkpoint_steps()})
+
+    def optimiser_state(self, run_id: str, step: int) -> Checkpoint | None:
+        """Optimiser state kept at a step, from the view whose weights :meth:`checkpoint` gives; None when it was not kept there."""
+        views = self.views(run_id)
+        return next((view.optimiser_state(step) for view in views if view.checkpoint(step)), None)
+
+    # --- writing, in the local layer -----------------------------------------------------------------------------------------
 
     def write_record(self, run_id: str, record: dict) -> None:
         """Put ``record`` in place; ``format`` and ``id`` are filled in where absent.
@@ -165,43 +182,35 @@ class Store:
         """
         path = self.path(run_id) / "run.json"
         record = {"format": FORMAT, "id": run_id} | record
-        _check_record(record, run_id, f"the record for {path}")
-        _write_json(path, record)
-
-    def curve(self, run_id: str) -> "pd.DataFrame":
-        """Training curve, a row a logged step: step, tokens, lr, loss_nats (mean since the row before), grad_norm. Empty when absent."""
-        return frame(read_table(self.path(run_id) / "curve.csv", CURVE_COLUMNS), CURVE_COLUMNS)
+        check_record(record, run_id, f"the record for {path}")
+        write_json(path, record)
 
     def write_curve(self, run_id: str, rows: list[dict]) -> None:
         """Replace the training curve; a number that is not finite is stored empty and read as NaN."""
         path = self.path(run_id) / "curve.csv"
         atomic_write(path, table_text(rows, CURVE_COLUMNS, path))
 
-    def measurements(self, run_id: str) -> "pd.DataFrame":
-        """Evaluations, a row a (step, set): step, tokens, set, loss_nats (mean), accuracy, predicted_tokens. Empty when absent."""
-        return frame(read_table(self.path(run_id) / "measurements.csv", MEASUREMENT_COLUMNS), MEASUREMENT_COLUMNS)
-
     def add_measurements(self, run_id: str, rows: list[dict], replace: bool = False) -> None:
-        """Add rows of :meth:`measurements`; two processes may add at once.
+        """Add rows of :meth:`View.measurements`; two processes may add at once.
 
-        A (step, set) that is there already keeps its recorded row, with a :class:`StoreWarning` when loss or accuracy differ by more than
-        1e-6 of their value; ``replace`` takes the new row instead (a run trained again from its start).
+        A (step, set) that is there already, in either layer, keeps its recorded row, with a :class:`StoreWarning` when loss or accuracy
+        differ by more than 1e-6 of their value; ``replace`` puts the rows in the place of all local ones (a run trained from its start).
         """
         path = self.path(run_id) / "measurements.csv"
         lines = list(csv.reader(io.StringIO(table_text(rows, MEASUREMENT_COLUMNS, path))))[1:]  # rounded, as they will be read
         differing = []
         with guarded(path.parent):
-            old = read_table(path, MEASUREMENT_COLUMNS)
-            merged = {(row["step"], row["set"]): row for row in old}
+            below = {} if replace else {(row["step"], row["set"]): row for row in self.views(run_id)[-1].measurement_rows()}
+            merged = {} if replace else {(row["step"], row["set"]): row for row in read_table(path, MEASUREMENT_COLUMNS)}
             for row in (parse_row(cells, MEASUREMENT_COLUMNS) for cells in lines):
-                known = merged.get(key := (row["step"], row["set"]))
-                if known is not None and not replace:
-                    if not all(_same(known[name], row[name]) for name in ("loss_nats", "accuracy")):
-                        differing.append(f"step {key[0]}, {key[1]}: recorded {known['loss_nats']:.9g}, now {row['loss_nats']:.9g}")
-                    continue
-                merged[key] = row
+                key = (row["step"], row["set"])
+                known = merged.get(key) or below.get(key)
+                if known is None:
+                    merged[key] = row
+                elif not all(_same(known[name], row[name]) for name in ("loss_nats", "accuracy")):
+                    differing.append(f"step {key[0]}, {key[1]}: recorded {known['loss_nats']:.9g}, now {row['loss_nats']:.9g}")
             content = table_text((merged[key] for key in sorted(merged)), MEASUREMENT_COLUMNS, path)
-            if not path.exists() or content != path.read_text(encoding="utf-8"):
+            if (merged or replace) and (not path.exists() or content != path.read_text(encoding="utf-8")):
                 atomic_write(path, content)
         if differing:
             warnings.warn(
@@ -211,91 +220,43 @@ class Store:
                 stacklevel=2,
             )
 
-    def samples(self, run_id: str) -> list[dict]:
-        """Generated text: {step, prompt, text, seed, temperature}, sorted; [] when absent."""
-        path = self.path(run_id) / "samples.json"
-        return _read_json(path, "its samples") if path.exists() else []
-
-    def add_samples(self, run_id: str, samples: list[dict]) -> None:
-        """Add samples; one with the same step, prompt, seed and temperature replaces the recorded one."""
+    def add_samples(self, run_id: str, samples: list[dict], replace: bool = False) -> None:
+        """Add samples; one with the same step, prompt, seed, temperature and length replaces the recorded one; ``replace``: all of them."""
         path = self.path(run_id) / "samples.json"
         for sample in samples:
             if set(sample) != set(SAMPLE_KEYS):
                 raise StoreError(f"{path}: a sample has the fields {sorted(sample)}, expected {sorted(SAMPLE_KEYS)}")
         with guarded(path.parent):
-            merged = {(s["step"], s["prompt"], s["seed"], s["temperature"]): s for s in (*self.samples(run_id), *samples)}
-            _write_json(path, [merged[key] for key in sorted(merged)])
-
-    # --- weights -------------------------------------------------------------------------------------------------------------
+            old = read_json(path, "its samples") if path.exists() and not replace else []
+            merged = {sample_key(sample): sample for sample in (*old, *samples)}
+            if merged or path.exists():
+                write_json(path, [merged[key] for key in sorted(merged)])
 
     def checkpoint_dir(self, run_id: str, step: int) -> Path:
-        """Folder that the trainer writes a checkpoint to (``model.safetensors`` in it, put in place in one step)."""
+        """Folder that the trainer writes a checkpoint to; it counts once :meth:`note_checkpoint` has noted its hashes."""
         return self.path(run_id) / "checkpoints" / f"step-{step:08d}"
 
-    def optimiser_state(self, run_id: str, step: int) -> Path:
-        """Where the optimiser state of a kept step lies, there or not."""
-        return self.checkpoint_dir(run_id, step) / "optimizer.safetensors"
+    def note_checkpoint(self, run_id: str, step: int) -> None:
+        """Note the hashes of what was written to :meth:`checkpoint_dir`; from then on it can be started from."""
+        folder = self.checkpoint_dir(run_id, step)
+        write_json(folder / "sha256.json", {name: sha256_file(folder / name) for name in (WEIGHTS, STATE) if (folder / name).is_file()})
 
-    def _base_file(self, run_id: str, step: int) -> Path:
-        return self.root / "base-weights" / f"{run_id}-step-{step:08d}.safetensors"
+    def start_other(self, run_id: str) -> None:
+        """A finished run that is trained again here turns out to give other bits: from now on its local files are a view of their own.
 
-    def checkpoint(self, run_id: str, step: int) -> Path | None:
-        """Weights of a step: the local file, else the committed one; None when neither is there.
-
-        Raises:
-            StoreError: a committed file is not in the manifest, or its sha256 is another one.
+        What was local before is of the old bits and is set aside in ``replaced/`` (the last one is kept), never mixed with the new.
         """
-        local = self.checkpoint_dir(run_id, step) / WEIGHTS
-        if local.is_file():
-            return local
-        base = self._base_file(run_id, step)
-        if not base.is_file():
-            return None
-        expected = self._manifest()["files"].get(base.name, {}).get("sha256")
-        stat = base.stat()
-        key = (str(base.resolve()), stat.st_mtime_ns, stat.st_size)
-        found = _hashed.get(key) or _hashed.setdefault(key, sha256_file(base))
-        if found != expected:
-            raise StoreError(
-                f"{base}: sha256 is {found}, {base.parent / 'manifest.json'} says {expected}: restore both from git, "
-                "or delete the file to train the run again"
-            )
-        return base
-
-    def checkpoint_steps(self, run_id: str) -> list[int]:
-        """Steps whose weights are here, local or committed, sorted."""
-        local = (path.parent.name for path in self.path(run_id).glob(f"checkpoints/step-*/{WEIGHTS}"))
-        base = (path.stem for path in (self.root / "base-weights").glob(f"{run_id}-step-*.safetensors"))
-        return sorted({int(name.rpartition("-")[2]) for name in (*local, *base)})
-
-    def _manifest(self) -> dict:
-        path = self.root / "base-weights" / "manifest.json"
-        manifest = _read_json(path, "the manifest of the committed weights") if path.exists() else {"format": FORMAT, "files": {}}
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
-            raise StoreError(f"{path} is not a manifest of format {FORMAT}: restore it from git")
-        return manifest
-
-    def commit_base_weights(self, run_id: str, step: int) -> Path:
-        """Copy a local checkpoint to ``base-weights/`` and note its sha256 and bytes in the manifest; the path of the copy.
-
-        Raises:
-            StoreError: there is no local checkpoint of that step, or all committed weights would exceed 25 MiB.
-        """
-        source, target = self.checkpoint_dir(run_id, step) / WEIGHTS, self._base_file(run_id, step)
-        if not source.is_file():
-            raise StoreError(f"{source} does not exist: train run {run_id} and keep step {step} first")
-        with guarded(target.parent):
-            manifest = self._manifest()
-            manifest["files"][target.name] = {"bytes": source.stat().st_size, "run": run_id, "sha256": sha256_file(source), "step": step}
-            total = sum(entry["bytes"] for entry in manifest["files"].values())
-            if total > BASE_WEIGHTS_LIMIT_BYTES:
-                raise StoreError(
-                    f"{target.parent} would hold {total / 2**20:.1f} MiB, more than {BASE_WEIGHTS_LIMIT_BYTES / 2**20:.0f}: "
-                    "commit fewer or smaller base runs"
-                )
-            atomic_write_with(target, lambda temporary: shutil.copyfile(source, temporary))
-            _write_json(target.parent / "manifest.json", manifest)
-        return target
+        folder = self.path(run_id)
+        aside = self.root / "replaced" / run_id
+        parts = ("run.json", "curve.csv", "measurements.csv", "samples.json", "checkpoints")
+        keep = [folder / name for name in parts if (folder / name).exists()]
+        if keep:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            for path in keep:  # the record first: without it nothing of them is read
+                path.rename(aside / path.name)
+        if self.committed is not None and (self.committed / run_id / "run.json").exists():
+            write_json(folder / OTHER, {"because": "its training curve left the committed one"})
 
     # --- a run in progress ---------------------------------------------------------------------------------------------------
 
@@ -326,3 +287,22 @@ class Store:
             return json.loads((self.path(run_id) / "progress.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
+
+
+def agrees(committed: View, local: Path) -> bool:
+    """Whether what lies in ``local`` belongs to the committed record: nothing says that it is of other bits, and no hash differs."""
+    if (local / OTHER).exists():
+        return False
+    if not (local / "run.json").exists():
+        return True
+    other = View(committed.run_id, (local,), "local").record
+    if other["status"] != "done":  # a replay that failed has left nothing behind that counts
+        return True
+    shared = set(other["checkpoints"]) & set(committed.record["checkpoints"])
+    return bool(shared) and all(other["checkpoints"][s]["sha256"] == committed.record["checkpoints"][s]["sha256"] for s in shared)
+
+
+def _checked(run_id: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", run_id):
+        raise StoreError(f"{run_id!r} is not a run id: ids are 16 hexadecimal digits, see `cptlab status`")
+    return run_id

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 
 import pandas as pd
 
@@ -27,8 +28,10 @@ class Grid:
 
     @property
     def requests(self) -> list[Request]:
-        """What is asked, in the order of ``add``."""
-        return [request for request, _ in self._cells]
+        """What is asked, in the order of ``add``. A run that others start from is measured on every source of its corpus when it is
+        trained, so that a grid with another target does not train it again."""
+        starts = {spec.id for request, _ in self._cells for spec, _ in request.spec.runs_upstream()}
+        return [replace(request, also_sets=request.spec.corpus.names) if request.id in starts else request for request, _ in self._cells]
 
     def add(
         self,

@@ -22,39 +22,38 @@ from cptlab.runs.record import failed_record
 from cptlab.runs.request import Request
 from cptlab.runs.store import Store
 from cptlab.sweep.process import initialise
-from cptlab.sweep.worker import ended, record_time
 
-HEARTBEAT_SECONDS = 5.0  # of a run whose ranks are other processes
+CHECK_SECONDS = 5.0  # between two looks at the lock of a run whose ranks are other processes
 
 
 def launch(request: Request, store: Store, execution, lock) -> str:
     """Train through DeepSpeed's launcher, one process a rank; the ranks never come from this process, and end with it."""
-    before = record_time(store, request.id)
+    before = store.record_time(request.id)
     with tempfile.TemporaryDirectory(prefix="cptlab-launch-", dir=_shared_folder(store)) as folder:
         task = Path(folder) / "task.pickle"
-        task.write_bytes(pickle.dumps((request, store.root.resolve(), execution, (socket.gethostname(), os.getpid()))))
+        task.write_bytes(pickle.dumps((request, store.resolved(), execution, (socket.gethostname(), os.getpid()))))
         output = Path(folder) / "output"
         with output.open("wb") as stream:
             command = [*_launcher(execution), "--module", "cptlab.sweep.ranks", str(task)]
             process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             while process.poll() is None:
-                lock.heartbeat()  # the ranks have no lock of their own
+                lock.check()  # the ranks have no lock of their own
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(HEARTBEAT_SECONDS)
+                    process.wait(CHECK_SECONDS)
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
         tail = output.read_text(errors="replace")[-3000:]
         # A failed record that was there before is another attempt's: what counts is whether the ranks wrote one now.
-        wrote = record_time(store, request.id) != before
+        wrote = store.record_time(request.id) != before
     if not wrote and (process.returncode or lacking(store, request)):
         message = f"the launcher ended with code {process.returncode}: {tail}"
-        if ended(store, request.id) == "done":  # only a measurement is lacking: the run itself has not failed
+        if store.ended(request.id) == "done":  # only a measurement is lacking: the run itself has not failed
             raise TrainingError(message)
         store.write_record(request.id, failed_record(request, TrainingError.__name__, message, None))
-    return ended(store, request.id)
+    return store.ended(request.id)
 
 
 def _launcher(execution) -> list[str]:
@@ -81,14 +80,14 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, default=int(os.environ.get("LOCAL_RANK", 0)))
     parser.add_argument("task", type=Path, help="file that the parent process wrote for its own ranks")
     arguments = parser.parse_args()
-    request, root, execution, (host, worker) = pickle.loads(arguments.task.read_bytes())
+    request, store, execution, (host, worker) = pickle.loads(arguments.task.read_bytes())
     if host == socket.gethostname():
         threading.Thread(target=_end_with, args=(worker,), daemon=True).start()
 
     initialise(execution.threads)
     from cptlab.training.trainer import train_or_evaluate
 
-    train_or_evaluate(request, Store(root), execution)
+    train_or_evaluate(request, store, execution)
 
 
 def _end_with(worker: int) -> None:

@@ -1,22 +1,25 @@
 """What came of a grid of runs, as tidy tables."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
+from cptlab.runs.lacking import lacking
 from cptlab.runs.provenance import warn_drift
 from cptlab.runs.request import Request
-from cptlab.runs.shapes import flops_per_token, parameter_counts
-from cptlab.runs.store import Store
+from cptlab.runs.shapes import parameter_counts
+from cptlab.runs.store import Store, StoreWarning
 
 
 @dataclass(frozen=True)
 class Results:
     """Tables of a grid that has been run, one row a run, a logged step or a measurement, each with the labels of its run.
 
-    ``runs``: id, status, tokens, flops, parameters. ``curves``: step, tokens, lr, loss_nats, grad_norm. ``measurements``: step, tokens,
-    flops, set, loss_nats, accuracy. ``samples``: step, prompt, text. ``failures``: the runs that failed or were skipped, with the error.
+    ``runs``: id, status, tokens, flops, parameters, seconds, tokens_per_s, utilisation, epochs, compute (the type multiplied in).
+    ``curves``: step, tokens, lr, loss_nats, grad_norm. ``measurements``: step, tokens, flops, set, loss_nats, accuracy. ``samples``: step,
+    prompt, text. ``failures``: the runs that failed or were skipped, with the error.
     """
 
     runs: pd.DataFrame
@@ -36,31 +39,45 @@ class Results:
         return table[table["step"] == table.groupby("id")["step"].transform("max")].reset_index(drop=True)
 
 
+# Columns of runs that have not finished, too: a table in which all failed has the same ones.
+RUN_COLUMNS = ("seconds", "tokens_per_s", "utilisation", "epochs", "compute")
+
+
 def tables(store: Store, cells: Iterable[tuple[Request, dict]], ended: dict[str, str]) -> Results:
     """Tables of what the store holds now of ``cells`` (requests with their labels); ``ended`` has the statuses of runs just worked on."""
-    runs, curves, measured, samples, failures, records = [], [], [], [], [], []
+    runs, curves, measured, samples, failures, records, others = [], [], [], [], [], [], []
     for request, labels in cells:
         run_id, spec = request.id, request.spec
-        found = ended.get(run_id) or store.status(run_id)
+        view = lacking(store, request).view
+        found = ended.get(run_id) or ("done" if view.status == "done" else store.status(run_id))
         size = {} if spec.model.family == "hub" else parameter_counts(spec.model)
         row = {"id": run_id, "status": found} | labels | {"tokens": spec.tokens_trained, "flops": spec.flops} | size
-        record = store.record(run_id) if store.status(run_id) in ("done", "failed") else {}
-        if found != "done":
-            failures.append({"id": run_id, "status": found} | labels | {"error": (record.get("error") or {}).get("message")})
-        else:
-            records.append(record)
-            summary = record["summary"]
-            row |= {key: summary[key] for key in ("seconds", "tokens_per_s", "utilisation")}
-            row["epochs"] = max(summary["epochs"].values())
-            per_token = 0.0 if spec.model.family == "hub" else flops_per_token(spec.model)
+        row |= dict.fromkeys(RUN_COLUMNS)
+        if found == "done":
+            records.append(view.record)
+            if view.layer == "local" and store.committed is not None and store.views(run_id)[0].layer == "committed":
+                others.append(run_id)
+            summary, execution = view.record["summary"], view.record["provenance"].get("execution", {})
+            row |= {key: summary[key] for key in ("flops", "seconds", "tokens_per_s", "utilisation")}
+            row |= {"epochs": max(summary["epochs"].values()), "compute": execution.get("compute", spec.precision)}
             names = {"id": run_id} | labels | size
-            curves.append(store.curve(run_id).assign(**names))
-            table = store.measurements(run_id)
-            table = table[table["set"].isin(request.sets) & table["step"].isin(request.steps)]
-            measured.append(table.assign(**names, flops=table["tokens"] * per_token))
-            samples += [sample | names for sample in store.samples(run_id)]
+            curves.append(view.curve().assign(**names))
+            table = view.measurements()
+            table = table[table["set"].isin(request.sets) & table["step"].isin(request.measured_steps)]
+            measured.append(table.assign(**names, flops=table["tokens"] * (summary["flops"] / spec.tokens_trained)))
+            samples += [sample | names for sample in view.samples()]
+        else:
+            error = view.record["error"] if view.status == "failed" else None
+            failures.append({"id": run_id, "status": found} | labels | {"error": (error or {}).get("message")})
         runs.append(row)
     warn_drift(records)
+    if others:
+        warnings.warn(
+            f"{len(others)} of the runs shown were trained again here for what their committed records lack, and gave other numbers; they "
+            f"are shown as trained here ({', '.join(others[:3])}): delete their folders in {store.root} to go back to the committed ones",
+            StoreWarning,
+            stacklevel=3,
+        )
     empty = pd.DataFrame(columns=["id", "step", "tokens", "set", "loss_nats"])
     joined = [pd.concat(table, ignore_index=True) if table else empty for table in (curves, measured)]
     failed = pd.DataFrame(failures, columns=None if failures else ["id", "status", "error"])

@@ -11,7 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import lacking
 from cptlab.runs.record import failed_record
-from cptlab.runs.request import Request
+from cptlab.runs.request import Request, log_steps
+from cptlab.runs.spec import RunSpec
 from cptlab.runs.store import Store
 from cptlab.sweep.pools import local_pool, stop
 from cptlab.sweep.progress import progress_line
@@ -36,13 +37,21 @@ def needed(store: Store, requests: Iterable[Request]) -> dict[str, Request]:
         result[request.id] = request
         if not lacking(store, request).train:
             continue
-        for spec, step in request.spec.runs_upstream():
-            state = (step,) if request.spec.optimiser.state == "carry" and request.spec.upstreams["init"].run is spec else ()
-            base = result.get(spec.id) or wanted.get(spec.id) or Request(spec, {"role": "upstream"}, steps=(spec.steps,))
+        for name, upstream in request.spec.upstreams.items():
+            spec, step = upstream.run, upstream.step
+            if spec is None:
+                continue
+            state = (step,) if name == "init" and request.spec.optimiser.state != "reset" else ()
+            base = result.get(spec.id) or wanted.get(spec.id) or upstream_request(spec)
             merged = base.merged(Request(spec, {}, steps=base.steps, keep=(step,), keep_state=state))
             if lacking(store, merged) and result.get(spec.id) != merged:
                 queue.append(merged)
     return result
+
+
+def upstream_request(spec: RunSpec) -> Request:
+    """A run that is only started from: no measurement is demanded, but those that other notebooks may ask for are taken along."""
+    return Request(spec, {"role": "upstream"}, steps=(spec.steps,), also_sets=spec.corpus.names, also_steps=log_steps(spec.steps))
 
 
 def chain_flops(requests: dict[str, Request]) -> dict[str, float]:
@@ -96,38 +105,41 @@ def train(
     }
     status: dict[str, str] = {}
     tries = dict.fromkeys(todo, 0)
+    suspects: set[str] = set()  # runs in whose company a worker died: which of them killed it shows when each is run alone
     running: dict[Future, str] = {}
     own = executor is None
     pool = local_pool(execution) if own else executor
     try:
         while len(status) < len(todo):
             for run_id in order:
-                if len(running) >= execution.workers:
+                if len(running) >= execution.workers or suspects.intersection(running.values()):
                     break
-                if run_id in status or run_id in running.values():
+                if run_id in status or run_id in running.values() or (run_id in suspects and running):
                     continue
                 ups = [spec.id for spec, _ in todo[run_id].spec.runs_upstream() if spec.id in todo]
                 if run_id in hopeless or any(status.get(up) in ("failed", "skipped") for up in ups):
                     status[run_id] = "skipped"
                 elif all(status.get(up) == "done" for up in ups):
-                    running[pool.submit(work, todo[run_id], store.root.resolve(), execution)] = run_id
+                    running[pool.submit(work, todo[run_id], store.resolved(), execution)] = run_id
             finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            broken = False
+            died = set()
             for future in finished:
                 run_id = running.pop(future)
                 try:
                     status[run_id] = future.result()
                 except BrokenProcessPool:
-                    broken = True
-                    _worker_died(store, todo[run_id], tries, status)
+                    died.add(run_id)
                 except Exception as error:  # work that leaves no record, such as a measurement that fails: the sweep goes on
                     status[run_id] = "failed"
                     warnings.warn(f"run {describe(todo[run_id])}: {type(error).__name__}: {error}", stacklevel=2)
-            if broken:
+            if died:
                 for future, run_id in running.items():
                     future.cancel()
-                    _worker_died(store, todo[run_id], tries, status)
+                    died.add(run_id)
                 running.clear()
+                suspects |= died
+                for run_id in died:
+                    _worker_died(store, todo[run_id], tries, status)
                 if own:
                     pool.shutdown(wait=False, cancel_futures=True)
                     pool = local_pool(execution)

@@ -10,6 +10,7 @@ from cptlab.runs.lacking import Lacking
 from cptlab.runs.request import Request
 from cptlab.runs.store import Store
 from cptlab.training.engine import Engine
+from cptlab.training.guards import check_text
 from cptlab.training.models import build_model, load_weights
 
 
@@ -28,9 +29,10 @@ def evaluation_windows(corpus, name: str, context: int) -> np.ndarray:
 def measure_checkpoints(request: Request, store: Store, execution: Execution, wanted: Lacking) -> None:
     """Evaluate kept checkpoints on the sets that are still missing; nothing is trained."""
     corpus = open_corpus(request.spec.corpus)
+    check_text(corpus, request, store, wanted.view)
     rows = []
     for step in sorted({step for step, _ in wanted.measurements}):
-        weights = store.checkpoint(request.id, step)
+        weights = wanted.view.checkpoint(step).verified()
         model = build_model(request.spec, execution, weights)
         load_weights(model, weights)
         engine = Engine(request.spec, execution, model)

@@ -3,9 +3,11 @@
 import json
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.distributed as dist
 
 from cptlab.corpora import open_corpus
@@ -17,8 +19,11 @@ from cptlab.runs.record import base_record, failed_record
 from cptlab.runs.request import Request
 from cptlab.runs.shapes import flops_per_token
 from cptlab.runs.store import Store
+from cptlab.runs.tables import CURVE_COLUMNS, table_text
+from cptlab.runs.view import STATE, WEIGHTS, View
 from cptlab.training.engine import Engine, masters_into, start_process_group
 from cptlab.training.evaluation import evaluation_windows, measure_checkpoints
+from cptlab.training.guards import check_text, upstream_weights
 from cptlab.training.matmul_rate import matmul_rate
 from cptlab.training.models import build_model
 from cptlab.training.sampler import Sampler
@@ -26,10 +31,19 @@ from cptlab.training.schedules import learning_rate
 
 PROGRESS_SECONDS = 1.0
 CURVE_ROWS = 100
+CLOCK_STEPS = 10  # between two questions of several ranks whether it is time to save
 
 
 class NonFiniteLoss(TrainingError):
     """The loss or the gradient is not a finite number: the run has diverged. Training it again ends the same way."""
+
+
+class OtherTrajectory(Exception):
+    """A finished run that is trained again does not come to the recorded numbers: from ``step`` on they differ."""
+
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
 
 
 class Training:
@@ -41,11 +55,14 @@ class Training:
         self.rank, self.world = start_process_group()
         self.lead = self.rank == 0
         self.corpus = open_corpus(self.spec.corpus)
-        self.sets = {name: evaluation_windows(self.corpus, name, self.spec.model.context) for name in request.sets}
+        check_text(self.corpus, request, store, wanted.view)
+        self.sets = {name: evaluation_windows(self.corpus, name, self.spec.model.context) for name in request.measured_sets}
         training = {name: self.corpus.tokens(name, "train") for name in self.spec.mixture}
         self.sampler = Sampler(training, dict(self.spec.mixture), self.spec.model.context, self.spec.batch, self.spec.seed)
         self.every = max(1, self.spec.steps // CURVE_ROWS)
+        self.known = {} if wanted.record else {row["step"]: row for row in wanted.view.curve_rows()}  # of a finished run, replayed
         self.curve, self.measured, self.samples = [], [], []
+        self.total, self.count = None, 0  # of the loss since the last row of the curve
         self.step, self.seconds, self.train_seconds, self.timed_steps = 0, 0.0, 0.0, 0
         self._start_engine()
 
@@ -55,7 +72,7 @@ class Training:
         init = self.spec.upstreams.get("init")
         weights = None
         if init is not None and init.run is not None:
-            weights = self.store.checkpoint(init.run.id, init.step)
+            weights = upstream_weights(self.store, init).path
         model = build_model(self.spec, self.execution, weights)
         self.parameters = {
             "total": sum(p.numel() for p in model.parameters()),
@@ -73,11 +90,16 @@ class Training:
             self.step, self.seconds = meta["step"], meta["seconds"]
             self.train_seconds, self.timed_steps = meta["train_seconds"], meta["timed_steps"]
             self.curve, self.measured, self.samples = meta["curve"], meta["measurements"], meta["samples"]
+            total, self.count = meta["since_row"]
+            self.total = None if total is None else torch.tensor(total, dtype=torch.float32, device=self.engine.device)
         elif self.spec.optimiser.state == "carry":
-            path = self.store.optimiser_state(init.run.id, init.step)
-            if not path.is_file():
-                raise StoreError(f"{path} is not here: train run {init.run.id} again with its optimiser state kept at step {init.step}")
-            self.engine.carry_moments(path, init.step)
+            state = self.store.optimiser_state(init.run.id, init.step)
+            if state is None:
+                raise StoreError(
+                    f"the optimiser state of run {init.run.id} is not here: train run {init.run.id} again with its optimiser state kept "
+                    f"at step {init.step}"
+                )
+            self.engine.carry_moments(state.verified(), init.step)
 
     def _saved(self) -> tuple[dict, Path] | None:
         """The state to resume from, verified by its hash; a torn or foreign one is left aside and training starts anew."""
@@ -92,9 +114,11 @@ class Training:
     def _asked(self) -> list:
         """What the measurements so far answer; a resumed run that is asked for more starts anew, or early steps would lack them."""
         prompts = [[p.text, p.length, p.temperature, p.seed] for p in self.request.prompts]
-        return [sorted(self.request.sets), sorted(self.request.steps), prompts, sorted(self.request.keep), sorted(self.request.keep_state)]
+        asked = self.request
+        return [sorted(asked.measured_sets), list(asked.measured_steps), prompts, sorted(asked.keep), sorted(asked.keep_state)]
 
     def _save(self) -> None:
+        self.last_save = time.perf_counter()
         folder = self.store.state_dir(self.spec.id)
         path = folder / f"state-{self.step:08d}.safetensors"
         self.engine.save_state(path)
@@ -104,6 +128,7 @@ class Training:
                 "train_seconds": self.train_seconds, "timed_steps": self.timed_steps, "curve": self.curve,
                 "measurements": self.measured, "samples": self.samples, "file": path.name,
                 "sha256": sha256_file(path), "asked": self._asked(),
+                "since_row": [None if self.total is None else float(self.total), self.count],
             }  # fmt: skip
             atomic_json(folder / "resume.json", meta)
             for old in folder.glob("state-*.safetensors"):
@@ -122,19 +147,18 @@ class Training:
 
     def train(self) -> None:
         """Train from where the run stands to its last step."""
-        self.began = self.last_note = time.perf_counter()
+        self.began = self.last_note = self.last_save = time.perf_counter()
         spec, last = self.spec, max(self._needed_steps())
-        total, count, norm = None, 0, float("nan")
         if self.step == 0:
             self._measure_and_keep()
         while self.step < last:
             lr = learning_rate(spec, self.step)
             started = time.perf_counter()
             loss, norm = self.engine.train_step(lambda first, count: self.sampler.windows_of(self.step, first, count), lr)
-            total, count = (loss if total is None else total + loss), count + 1
+            self.total, self.count = (loss if self.total is None else self.total + loss), self.count + 1
             self.step += 1
             if self.step % self.every == 0 or self.step == spec.steps:
-                mean = self.engine.mean_over_ranks(total / count)
+                mean = self.engine.mean_over_ranks(self.total / self.count)
                 if not np.isfinite(mean) or not np.isfinite(norm):
                     raise NonFiniteLoss(
                         f"run {spec.id}: the training loss is {mean}, the gradient norm {norm} at step {self.step} of {spec.steps} "
@@ -142,14 +166,39 @@ class Training:
                     )
                 row = {"step": self.step, "tokens": self.step * spec.batch_tokens, "lr": lr, "loss_nats": mean, "grad_norm": norm}
                 self.curve.append(row)
-                total, count = None, 0
+                self._compare(row)
+                self.total, self.count = None, 0
             if self.step > 2:  # the first steps compile
                 self.train_seconds += time.perf_counter() - started
                 self.timed_steps += 1
             self._measure_and_keep()
-            if self.step % (-(-self.execution.state_every // self.every) * self.every) == 0 and self.step < last:
+            if self.step < last and self._save_is_due():
                 self._save()
             self._note()
+
+    def _save_is_due(self) -> bool:
+        """By steps, or by the clock of the first rank, which several ranks ask now and then only."""
+        if self.step % self.execution.state_every == 0:
+            return True
+        late = time.perf_counter() - self.last_save > self.execution.state_seconds
+        if self.world == 1:
+            return late
+        if self.step % CLOCK_STEPS:
+            return False
+        answer = [late]
+        dist.broadcast_object_list(answer, src=0)
+        return answer[0]
+
+    def _compare(self, row: dict) -> None:
+        """A replay whose curve leaves the recorded one is another trajectory: nothing of it may be added to the record."""
+        known = self.known.get(row["step"])
+        if known is not None and table_text([row], CURVE_COLUMNS, Path()) != table_text([known], CURVE_COLUMNS, Path()):
+            raise OtherTrajectory(row["step"])
+
+    def _compare_weights(self, step: int) -> None:
+        recorded = None if self.wanted.record else self.wanted.view.record["checkpoints"].get(str(step))
+        if recorded and recorded["sha256"] != sha256_file(self.store.checkpoint_dir(self.spec.id, step) / WEIGHTS):
+            raise OtherTrajectory(step)
 
     def _needed_steps(self) -> set[int]:
         """The steps to reach: all of them, or fewer when a finished run is only replayed for an early checkpoint."""
@@ -162,21 +211,25 @@ class Training:
     def _measure_and_keep(self) -> None:
         """Measure and keep what is asked for at this step."""
         step = self.step
-        if step in self.request.steps:
+        if step in self.request.measured_steps:
             for name, windows in self.sets.items():
                 row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
                 self.measured.append(row | self.engine.evaluate(windows))
+        if step in self.request.steps:
             self.samples += [self._sample(prompt) for prompt in self.request.prompts]
         if step in self.request.keep or step == self.spec.steps or step in self.request.keep_state:
             folder = self.store.checkpoint_dir(self.spec.id, step)
             self.engine.save_weights(folder)
             if step in self.request.keep_state:
-                self.engine.save_state(folder / "optimizer.safetensors")
+                self.engine.save_state(folder / STATE)
+            if self.lead:
+                self.store.note_checkpoint(self.spec.id, step)
+            self._compare_weights(step)
 
     def _sample(self, prompt) -> dict:
         tokenizer = self.corpus.tokenizer
         tokens = self.engine.generate(tokenizer.encode(prompt.text).ids, prompt.length, prompt.temperature, prompt.seed, self.corpus.eot)
-        asked = {"prompt": prompt.text, "seed": prompt.seed, "temperature": prompt.temperature}
+        asked = {"prompt": prompt.text, "seed": prompt.seed, "temperature": prompt.temperature, "length": prompt.length}
         return {"step": self.step, "text": tokenizer.decode(tokens)} | asked
 
     def _note(self) -> None:
@@ -191,7 +244,7 @@ class Training:
             }  # fmt: skip
             self.store.write_progress(self.spec.id, note)
             if self.lock is not None:
-                self.lock.heartbeat()
+                self.lock.check()
 
     # --- the end -----------------------------------------------------------------------------------------------------------
 
@@ -202,13 +255,11 @@ class Training:
         store, run_id = self.store, self.spec.id
         store.add_measurements(run_id, self.measured, replace=self.wanted.record)
         if self.samples:
-            store.add_samples(run_id, self.samples)
+            store.add_samples(run_id, self.samples, replace=self.wanted.record)
         if self.wanted.record:
             store.write_curve(run_id, self.curve)
             ended = {"status": "done", "error": None, "summary": self._summary(), "checkpoints": self._checkpoints()}
             store.write_record(run_id, base_record(self.request) | ended | {"provenance": self._provenance()})
-        else:
-            self._compare_checkpoints()
         store.clear_state(run_id)
 
     def _summary(self) -> dict:
@@ -224,25 +275,9 @@ class Training:
         }  # fmt: skip
 
     def _checkpoints(self) -> dict:
-        out = {}
-        for step in self.store.checkpoint_steps(self.spec.id):
-            path = self.store.checkpoint(self.spec.id, step)
-            out[str(step)] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-        return out
-
-    def _compare_checkpoints(self) -> None:
-        """A finished run was replayed for its weights: report when they are not the recorded ones, and note new steps."""
-        record = self.store.record(self.spec.id)
-        for step, entry in self._checkpoints().items():
-            known = record["checkpoints"].setdefault(step, entry)
-            if known["sha256"] != entry["sha256"]:
-                warnings.warn(
-                    f"run {self.spec.id}: the weights of step {step}, trained again here, differ from the recorded ones "
-                    f"(sha256 {entry['sha256'][:12]}, recorded {known['sha256'][:12]}): another processor or library version rounds "
-                    "differently; runs that start from them may differ a little",
-                    stacklevel=2,
-                )
-        self.store.write_record(self.spec.id, record)
+        view = View(self.spec.id, (self.store.path(self.spec.id),), "local")
+        kept = {step: view.checkpoint(step) for step in view.checkpoint_steps()}
+        return {str(step): {"sha256": found.sha256, "bytes": found.path.stat().st_size} for step, found in kept.items()}
 
     def _provenance(self) -> dict:
         from cptlab.runs.provenance import collect
@@ -253,7 +288,7 @@ class Training:
         upstreams = {}
         for name, up in self.spec.upstreams.items():
             if up.run is not None:
-                upstreams[name] = {"run": up.run.id, "step": up.step, "sha256": sha256_file(self.store.checkpoint(up.run.id, up.step))}
+                upstreams[name] = {"run": up.run.id, "step": up.step, "sha256": self.store.checkpoint(up.run.id, up.step).sha256}
         return collect() | {"execution": execution, "corpus_shards": self.corpus.shard_hashes, "upstream_weights": upstreams}
 
 
@@ -263,23 +298,44 @@ def train_or_evaluate(request: Request, store: Store, execution: Execution, lock
     A failure becomes a record with status ``failed``. Interrupts pass through and leave the state to resume from.
     """
     wanted = lacking(store, request)
-    if not wanted:
-        return store.status(request.id)
     if wanted.train:
-        run = None
-        try:
-            run = Training(request, store, execution, wanted, lock)
-            run.train()
-            run.finish()
-        except Exception as error:  # a run that fails is a record; the sweep goes on
-            others = lock is not None and not lock.is_ours()  # another owner took the run over: the record is its to write
-            if others or not wanted.record or (dist.is_initialized() and dist.get_rank() != 0):
-                raise
-            store.write_record(request.id, failed_record(request, type(error).__name__, str(error)[:2000], run.step if run else None))
-            return "failed"
-        finally:
-            if run is not None:
-                run.engine.close()
-    else:
+        _train(request, store, execution, wanted, lock)
+    elif wanted:
         measure_checkpoints(request, store, execution, wanted)
-    return store.status(request.id)
+    return store.ended(request.id)
+
+
+def _train(request: Request, store: Store, execution: Execution, wanted: Lacking, lock) -> None:
+    run = None
+    try:
+        run = Training(request, store, execution, wanted, lock)
+        try:
+            run.train()
+        except OtherTrajectory as left:
+            run.engine.close()
+            run = None
+            _begin_other(request, store, left.step)
+            run = Training(request, store, execution, replace(wanted, record=True), lock)
+            run.train()
+        run.finish()
+    except Exception as error:  # a run that fails is a record; the sweep goes on
+        others = lock is not None and not lock.is_ours()  # another owner took the run over: the record is its to write
+        if others or not wanted.record or (dist.is_initialized() and dist.get_rank() != 0):
+            raise
+        store.write_record(request.id, failed_record(request, type(error).__name__, str(error)[:2000], run.step if run else None))
+    finally:
+        if run is not None:
+            run.engine.close()
+
+
+def _begin_other(request: Request, store: Store, step: int) -> None:
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        warnings.warn(
+            f"run {request.id}, trained again here for what its record lacks, gives other numbers from step {step} on: another processor "
+            "or library version rounds differently. The recorded run stays as it is; this one is trained whole and kept beside it",
+            stacklevel=2,
+        )
+        store.clear_state(request.id)
+        store.start_other(request.id)
+    if dist.is_initialized():
+        dist.barrier()

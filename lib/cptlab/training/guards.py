@@ -1,0 +1,47 @@
+"""What is checked before a run reads weights or text: that they are those which the records name."""
+
+from cptlab.corpora.shards import Corpus
+from cptlab.errors import TrainingError
+from cptlab.runs.provenance import drift
+from cptlab.runs.request import Request
+from cptlab.runs.spec import Upstream
+from cptlab.runs.store import Store
+from cptlab.runs.view import Checkpoint, View
+
+
+def upstream_weights(store: Store, upstream: Upstream) -> Checkpoint:
+    """The checkpoint that an upstream names, its content compared with the hash in its record.
+
+    Raises:
+        TrainingError: it is not here.
+        StoreError: it is another file.
+    """
+    found = store.checkpoint(upstream.run.id, upstream.step)
+    if found is None:
+        raise TrainingError(f"the weights of the upstream, run {upstream.run.id} step {upstream.step}, are not here: train it first")
+    found.verified()
+    return found
+
+
+def check_text(corpus: Corpus, request: Request, store: Store, view: View) -> None:
+    """Compare the token shards with the manifest, with the record of the run when it has one, and with those that its upstreams read.
+
+    Raises:
+        CorpusError: a shard is not the file that was built.
+        TrainingError: the corpus was built to other tokens than a record names.
+    """
+    spec = request.spec
+    corpus.verify({*spec.mixture, *(name.partition(":")[0] for name in request.measured_sets)})
+    records = [("its own record", view.record)] if view.status == "done" else []
+    for name, upstream in spec.upstreams.items():
+        same = upstream.run is not None and upstream.run.corpus.fingerprint == spec.corpus.fingerprint
+        if same and store.status(upstream.run.id) == "done":
+            records.append((f"the record of its {name}, run {upstream.run.id}", store.record(upstream.run.id)))
+    for what, record in records:
+        differing = drift(record, {"versions": {}, "corpus_shards": corpus.shard_hashes})
+        if differing:
+            names = ", ".join(name.removeprefix("corpus_shards.") for name in differing)
+            raise TrainingError(
+                f"corpus {spec.corpus.name!r}, built here in {corpus.path}, has other tokens ({names}) than {what} names: install the "
+                "locked versions and build it again, or train everything anew (cptlab figures --fresh)"
+            )
