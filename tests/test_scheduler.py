@@ -298,4 +298,5 @@ def test_optimiser_state_that_nobody_kept_is_trained_again(recipe, store, sweep)
         warnings.simplefilter("error", UserWarning)  # no measurement and no weight differs
         status, executor = sweep([Request(arm)])
     assert status == {base.id: "done", arm.id: "done"} and executor.submitted == [base.id, arm.id]
-    assert tiny.results(store, base) == before
+    after = tiny.results(store, base)
+    assert after[:2] == before[:2] and set(before[2].splitlines()) <= set(after[2].splitlines())
