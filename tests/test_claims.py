@@ -27,6 +27,7 @@ LEDGER = """
       reproduced: "value > 1e5 and high < 1e6 or value < -1"
       contradicted: "low > 2e6"
   note: Sizes here are <1000 times smaller.
+  caveat: The baseline was <badly> tuned.
 - id: C1.1
   source: arXiv 2407.02118
   statement: Loss follows a power law.
@@ -54,7 +55,8 @@ def test_load_keeps_order_and_parses_rules():
     loaded = claims.load()
     assert list(loaded) == ["C1.4", "C1.1"]
     assert loaded["C1.4"].tests[1].reproduced.alternatives == ((("value", ">", 1e5), ("high", "<", 1e6)), (("value", "<", -1.0),))
-    assert loaded["C1.1"].note == ""
+    assert (loaded["C1.1"].note, loaded["C1.1"].caveat) == ("", "") and loaded["C1.4"].caveat == "The baseline was <badly> tuned."
+    assert "Caveat" not in repr(claims.card(claims.decide("C1.1", {"exponent": SAVED}, "laptop", "02_cpt_loss_curves")))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,7 @@ def test_bad_conditions_are_refused(rule):
         (lambda c: c.update(id=1.4), r"claim 1\.4, field 'id'"),
         (lambda c: c.update(tests=[]), r"claim C1\.4, field 'tests'"),
         (lambda c: c.update(statement=""), r"field 'statement'"),
+        (lambda c: c.update(caveat=["x"]), r"claim C1\.4, field 'caveat': expected a text"),
         (lambda c: c["tests"][0].pop("meaning"), r"claim C1\.4, test 1: field 'meaning' is missing"),
         (lambda c: c["tests"][1].update(reproduced="low => 1"), r"claim C1\.4, test 2, field 'reproduced': 'low => 1'"),
         (lambda c: c["tests"][1].update(contradicted=3), r"test 2, field 'contradicted'"),
@@ -153,9 +156,14 @@ def test_card_shows_everything_and_escapes():
         "cptlab figures 02",
         "profile laptop",
         "1000 times",
+        "Caveat:",
     ]
     for text in (shown._repr_html_(), shown._repr_markdown_(), repr(shown)):
         assert [part for part in parts if part not in text] == []
+    assert (
+        "</b> The baseline was &lt;badly&gt; tuned." in shown._repr_html_()
+        and "\n\n**Caveat:** The baseline was <badly> tuned.\n\n" in repr(shown)
+    )
     assert "&lt;1000" in shown._repr_html_() and "low &gt;= 0.25" in shown._repr_html_()
     assert "low >= 0.25" in shown._repr_markdown_()
     assert decide(profile="smoke").command == "cptlab figures 02 --profile smoke"
@@ -168,6 +176,7 @@ def test_save_merges_and_repeats_to_the_byte(tmp_path):
     entry = json.loads(path.read_text())["C1.4"]
     assert entry["quantities"]["crossing"] == {"value": None, "low": None, "high": "inf", "n": 5, "dof": None, "verdict": "inconclusive"}
     assert entry["quantities"]["savings"]["low"] == 0.3 and entry["runs"] == ["a", "b"]
+    assert set(entry) == {"verdict", "quantities", "profile", "notebook", "runs"}  # neither note nor caveat: they may change alone
     assert (entry["verdict"], entry["profile"], entry["notebook"]) == ("inconclusive", "laptop", "02_cpt_loss_curves")
     other = claims.decide("C1.1", {"exponent": SAVED}, "laptop", "02_cpt_loss_curves")
     claims.save([other])

@@ -154,9 +154,10 @@ def test_short_documents_have_wider_limits(tmp_path):
     rows = [("tales", "", f"t{i}", text) for i, text in enumerate(sentences("kala", 200, 1, words=400))]
     odd = [sentences("kala", 1, 2, words=length)[0] + " " + "Q?" * (length // 12) for length in (24, 400)]  # as much noise in proportion
     found = verdicts(Quality(), rows + [("tales", "", f"o{i}", text) for i, text in enumerate(odd)], tmp_path / "step")
-    assert set(found) >= {201} and not set(found) & set(range(200))
-    if 200 in found:
-        assert found[200][1]["limit"] > found[201][1]["limit"]
+    assert set(found) == {200, 201}
+    size = np.median([len(text.encode()) for text in [row[3] for row in rows] + odd])
+    short, long = (1 + 3 * max(0, len(text.encode()) ** -0.5 - size**-0.5) for text in odd)
+    assert short > 1.1 and found[200][1]["limit"] / found[201][1]["limit"] == pytest.approx(short / long, rel=1e-3)
 
 
 def test_references_and_settings_that_cannot_serve_are_refused(tmp_path):

@@ -88,8 +88,8 @@ def test_documents_in_another_language_go(tmp_path):
 def test_a_document_that_is_half_foreign_goes_and_one_with_a_quotation_stays(tmp_path):
     rows = [("web", "", "en", ENGLISH * 4 + GERMAN * 4), ("web", "", "en", ENGLISH * 4 + GERMAN[:120] + ENGLISH * 4)]
     found = verdicts(Language(), rows, tmp_path)
-    assert list(found) == [0] and found[0][0] in ("mixed-language", "wrong-language") and 0.3 < found[0][1]["share"] < 0.7
-    assert found[0][1]["pieces"] == 5
+    assert list(found) == [0] and found[0][0] == "mixed-language"
+    assert (found[0][1]["pieces"], found[0][1]["share"]) == (5, 0.6)  # the piece in the middle begins in English
     assert verdicts(Language(min_share=0.3, min_probability=0.2), rows, tmp_path / "lenient") == {}
 
 

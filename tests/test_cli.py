@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,10 +67,8 @@ def executed(monkeypatch) -> SimpleNamespace:
 
 
 def test_help_is_quick_and_complete():
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "cptlab.cli", "--help"], capture_output=True, text=True, env=_env())
     assert done.returncode == 0 and all(name in done.stdout for name in ("figures", "plan", "status", "corpora", "bench"))
-    assert time.monotonic() - start < 2  # 0.06 s on an idle machine
     code = "import sys, cptlab.cli; print([m for m in ('numpy', 'pandas', 'yaml', 'torch', 'papermill') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_env()).stdout.strip() == "[]"
 
@@ -84,9 +81,13 @@ def _env() -> dict[str, str]:
 @pytest.mark.parametrize("command", ["figures", "plan", "status", "corpora", "bench"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    whole = capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
     text = capsys.readouterr().out
-    assert text.count(".") >= 1 and len(text.splitlines()) > 5
+    _, described, *_ = text.split("\n\n")  # after the usage
+    assert described.endswith(".") and " ".join(described.split()) in " ".join(whole.split())
     assert ("--json" in text) == (command not in ("figures", "corpora"))  # corpora has actions of its own
 
 
@@ -151,7 +152,7 @@ def test_profile_and_workers_of_the_user(books, executed, monkeypatch, tmp_path)
     [job] = executed.cached
     assert job.parameters == {"profile": str(tmp_path / "mine.yaml")}
     assert job.output == books / "runs" / "notebooks" / "mine" / "00_first.ipynb"
-    assert "CPTLAB_WORKERS" not in job.env and executed.workers >= 1  # without -j the profile says how many
+    assert "CPTLAB_WORKERS" not in job.env and executed.workers == cli._cores()  # without -j the profile says how many
 
 
 def test_places_of_the_user_are_made_absolute(books, executed, monkeypatch, tmp_path):

@@ -1,5 +1,7 @@
 """``cptlab fit``: what it prints, its JSON, and one line for every mistake."""
 
+import io
+import itertools
 import json
 import os
 import subprocess
@@ -11,11 +13,12 @@ import pytest
 from test_laws_forms import TRUTH, measured
 
 import cptlab
-from cptlab import cli
+from cptlab import cli, cli_laws
 from cptlab.cli_laws import EQUATIONS, parse_freeze
-from cptlab.errors import ConfigError
+from cptlab.errors import ConfigError, DataError
 from cptlab.laws import FORMS, fit
 
+LIBRARY = str(Path(cptlab.__file__).parents[1])
 QUICK = ["--bootstrap", "0", "--starts", "4"]
 NAMES = {"n": "params", "d": "tokens", "r": "ratio", "u": "unique_tokens"}
 
@@ -91,6 +94,104 @@ def test_text_shows_values_intervals_and_the_certificate(run, tables):
     assert lines[5].split()[1].startswith("0.3") and "[" in lines[5] and "NOT DETERMINED" not in out
     assert "(converged), reached by" in lines[7] and "of 8 starts" in lines[7] and lines[8].startswith("condition ")
     assert lines[9].startswith("held out: 12 points, rms error of log loss 0.00")
+
+
+class Terminal(io.StringIO):
+    """Standard error, or output, on a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """``watch("stderr")`` puts it on a terminal; the clock moves 2 s at every look."""
+    monkeypatch.delenv("CPTLAB_PROGRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(cli_laws.time, "monotonic", itertools.count(100.0, 2.0).__next__)
+    monkeypatch.setattr(sys.modules["cptlab.laws.fit"], "_cores", lambda: 1)  # on which the parts depend that are told
+
+    def watch(name: str, stream: io.StringIO) -> io.StringIO:
+        monkeypatch.setattr(sys, name, stream)
+        return stream
+
+    return watch
+
+
+@pytest.fixture
+def bootstrapped(tables):
+    """``bootstrapped(count, ...)`` is the exit code of a fit with so many refits."""
+    words = ["fit", "chinchilla", str(tables / "chinchilla.csv"), "--starts", "4", "--bootstrap"]
+    return lambda count, *more: cli.main([*words, str(count), *more])
+
+
+def test_a_terminal_shows_how_far_the_bootstrap_is(watch, bootstrapped):
+    said = watch("stderr", Terminal())
+    assert bootstrapped(120) == 0
+    assert said.getvalue().split("\r") == [
+        "",
+        "bootstrap: 0 of 120 refits",
+        "bootstrap: 30 of 120 refits, 6 s left",  # a quarter in 2 s
+        "bootstrap: 60 of 120 refits, 4 s left",
+        "bootstrap: 90 of 120 refits, 2 s left",
+        "bootstrap: 120 of 120 refits         \n",  # nothing of a longer line is left
+    ]
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "words", "shown"),
+    [
+        (io.StringIO, Terminal, ["--json"], False),
+        (io.StringIO, Terminal, [], True),
+        (Terminal, Terminal, ["--json"], True),
+        (Terminal, io.StringIO, [], False),
+    ],
+)
+def test_nothing_is_shown_to_a_file_or_beside_json_in_a_pipe(watch, bootstrapped, out, error, words, shown):
+    printed, said = watch("stdout", out()), watch("stderr", error())
+    assert bootstrapped(8, *words) == 0
+    assert ("\rbootstrap: 8 of 8 refits" in said.getvalue()) == shown == bool(said.getvalue())
+    assert "bootstrap:" not in printed.getvalue() and printed.getvalue().startswith("{" if words else "chinchilla")
+
+
+def test_progress_can_be_switched_off(watch, bootstrapped, monkeypatch):
+    said = watch("stderr", Terminal())
+    monkeypatch.setenv("CPTLAB_PROGRESS", "0")
+    assert bootstrapped(8) == 0 and said.getvalue() == ""
+
+
+def test_an_error_stands_on_a_line_of_its_own(watch, bootstrapped, monkeypatch):
+    def refits(*arguments):
+        raise DataError("too few points")
+
+    monkeypatch.setattr("cptlab.laws.bootstrap._refits", refits)
+    said = watch("stderr", Terminal())
+    assert bootstrapped(60) == 2
+    assert said.getvalue() == "\rbootstrap: 0 of 60 refits\ncptlab: too few points\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals")
+def test_a_pseudo_terminal_sees_one_line(tables):
+    ours, theirs = os.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "cptlab.cli",
+        "fit",
+        "chinchilla",
+        str(tables / "chinchilla.csv"),
+        "--starts",
+        "4",
+        "--bootstrap",
+        "60",
+    ]
+    env = {name: value for name, value in os.environ.items() if name != "CPTLAB_PROGRESS"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=env | {"PYTHONPATH": LIBRARY})
+    os.close(theirs)
+    said = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert done.returncode == 0 and "bootstrap" not in done.stdout and done.stdout.startswith("chinchilla: L = E")
+    assert said.startswith("\rbootstrap: 0 of 60 refits") and said.endswith("\n") and said.count("\n") == 1 and "60 of 60" in said
 
 
 def test_text_names_what_the_data_do_not_determine(run, tmp_path):
@@ -219,8 +320,7 @@ def test_malformed_freezes(text):
 def test_help_imports_nothing_heavy(words):
     heavy = ("numpy", "scipy", "pandas", "optuna", "joblib", "torch")
     code = f"import sys\nfrom cptlab import cli\ntry:\n cli.main({words})\nfinally:\n print([m for m in {heavy} if m in sys.modules])"
-    library = str(Path(cptlab.__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": library})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": LIBRARY})
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]"
     assert "fit" in done.stdout
 

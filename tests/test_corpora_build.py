@@ -149,7 +149,7 @@ def test_the_tokeniser_sees_balanced_training_text_only(recipe, tmp_path):
     validation = {d.text for ref in recipe.sources.values() for d in corpora.documents(ref) if recipe.validation.is_validation(d.split_key)}
     assert len(validation) > 5 and not validation & set(texts)
     sizes = [sum(len(t.encode()) for t in texts if t in found) for found in (set(sentences(200, 1)), set(sentences(100, 2)))]
-    assert abs(sizes[0] - sizes[1]) < 300  # equal to within a document, though the first source is twice as large
+    assert abs(sizes[0] - sizes[1]) <= max(len(t.encode()) for t in texts)  # a document, though the first source is twice as large
     paths = {name: write_jsonl(tmp_path / f"{name}.jsonl", sentences(50, seed), topic="sea") for seed, name in enumerate("cde")}
     aligned = corpora.local_recipe(paths, split_field="topic", tokenizer={"balance": "content", "sources": ["c", "e"]})
     assert balanced_text(aligned) == [sentences(50, 0)[0], sentences(50, 2)[0]]  # one document a key and source, from the named sources
@@ -161,12 +161,14 @@ def test_the_tokeniser_sees_balanced_training_text_only(recipe, tmp_path):
 def test_hub_tokenisers_are_checked(tmp_path, monkeypatch):
     from tokenizers import Tokenizer
 
-    trained = corpora.open_corpus(corpora.local_recipe({"a": write_jsonl(tmp_path / "a.jsonl", sentences(60, 5))}, vocab=290)).tokenizer
+    first = corpora.open_corpus(corpora.local_recipe({"a": write_jsonl(tmp_path / "a.jsonl", sentences(60, 5))}, vocab=290))
+    trained = first.tokenizer
     calls = []
     monkeypatch.setattr(Tokenizer, "from_pretrained", lambda name, revision: calls.append((name, revision)) or trained)
     hub = {"kind": "hub", "hub": "org/tok", "revision": "abc"}
     corpus = corpora.open_corpus(corpora.local_recipe({"a": tmp_path / "a.jsonl"}, vocab=512, tokenizer=hub))
-    assert calls == [("org/tok", "abc")] and corpus.manifest["tokenizer_tokens"] == 290 and len(corpus.tokens("a")) > 100
+    assert calls == [("org/tok", "abc")] and corpus.manifest["tokenizer_tokens"] == 290
+    assert corpus.shard_hashes == first.shard_hashes
     with pytest.raises(CorpusError, match="has 290 tokens, the recipe says vocab = 257"):
         corpora.open_corpus(corpora.local_recipe({"a": tmp_path / "a.jsonl"}, vocab=257, tokenizer=hub))
     with pytest.raises(CorpusError, match="no token '</s>'"):

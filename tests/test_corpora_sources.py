@@ -122,18 +122,27 @@ def test_a_damaged_database_is_named(tiny):
         list(documents(SourceRef(source="tiny", language="en")))
 
 
+def texts(corpus, name, split):
+    """The documents of a shard."""
+    whole = corpus.tokenizer.decode(list(corpus.tokens(name, split)), skip_special_tokens=False)
+    return {text for text in whole.split("<|endoftext|>") if text}
+
+
 def test_no_training_chapter_is_in_validation_in_any_language(tiny):
     recipe = corpora.recipe_from(
         "t", {"sources": {n: {"source": "tiny", "language": n} for n in ("en", "fr")}, "tokenizer": {"vocab": 257}}
     )
-    sides = {"train": set(), "validation": set()}
-    for ref in recipe.sources.values():
-        for document in documents(ref):
-            sides["validation" if recipe.validation.is_validation(document.split_key) else "train"].add(document.split_key)
-    assert sides["validation"] and not sides["train"] & sides["validation"]
     corpus = corpora.open_corpus(recipe)
+
+    def chapters(name, split):  # "x 2 7 1": edition, book, chapter, verse
+        lines = "\n".join(texts(corpus, name, split)).split("\n")
+        return {tuple(line.split()[1:3]) for line in lines}
+
+    train, validation = ({name: chapters(name, split) for name in recipe.names} for split in ("train", "validation"))
+    assert validation["en"] == validation["fr"] and train["en"] == train["fr"] and not train["en"] & validation["fr"]
+    assert len(validation["en"]) > 1 and len(train["en"] | validation["en"]) == 120
     rows = {(row["source"], row["split"]): row["documents"] for row in corpus.report_rows()}
-    assert rows["en", "validation"] == 2 * len(sides["validation"]) == 2 * rows["fr", "validation"]
+    assert rows["en", "validation"] == 2 * len(validation["en"]) == 2 * rows["fr", "validation"]
 
 
 def test_parts_share_no_training_content_but_the_same_validation(tiny):
@@ -142,16 +151,14 @@ def test_parts_share_no_training_content_but_the_same_validation(tiny):
     }
     corpus = corpora.open_corpus(corpora.recipe_from("t", {"sources": content, "tokenizer": {"vocab": 257}}))
 
-    def texts(name, split):
-        return {
-            text
-            for text in corpus.tokenizer.decode(list(corpus.tokens(name, split)), skip_special_tokens=False).split("<|endoftext|>")
-            if text
-        }
-
-    first, second = texts("half0", "train"), texts("half1", "train")
-    assert not first & second and first | second == texts("all", "train") and 35 < len(first) < 85
-    assert texts("half0", "validation") == texts("all", "validation")
+    first, second = texts(corpus, "half0", "train"), texts(corpus, "half1", "train")
+    assert not first & second and first | second == texts(corpus, "all", "train")
+    training = [
+        key for key in (d.split_key for d in documents(corpus.recipe.sources["all"])) if not corpus.recipe.validation.is_validation(key)
+    ]
+    halves = [[int(hashlib.sha256(f"part{key}".encode()).hexdigest()[0], 16) // 8 for key in training].count(half) for half in (0, 1)]
+    assert [len(first), len(second)] == halves and min(halves) > 35
+    assert texts(corpus, "half0", "validation") == texts(corpus, "all", "validation")
 
 
 SETUP = """

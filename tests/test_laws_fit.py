@@ -122,9 +122,17 @@ def test_bootstrap_does_not_depend_on_the_number_of_workers(monkeypatch, workers
     monkeypatch.setattr(bootstrap, "SERIAL", 0)
     data = measured("chinchilla", TRUTH["chinchilla"], points=60)
     with threadpool_limits(2, "blas"):  # threads would sum in another order
-        alone, together = (fit("chinchilla", data, bootstrap=13, starts=8, workers=count) for count in (1, workers))
+        told = {1: [], workers: []}
+        alone, together = (
+            fit("chinchilla", data, bootstrap=120, starts=8, workers=count, progress=lambda *now, to=told[count]: to.append(now))
+            for count in (1, workers)
+        )
     assert np.array_equal(alone.replicates, together.replicates)
     assert alone.parameters == together.parameters
+    assert told[1] == [(0, 120), (30, 120), (60, 120), (90, 120), (120, 120)]
+    assert told[workers][0] == (0, 120) and [done for done, _ in told[workers][1:]] == list(
+        range(120 // (4 * workers), 121, 120 // (4 * workers))
+    )
 
 
 def test_the_same_seed_gives_the_same_fit_and_another_one_another_sample():

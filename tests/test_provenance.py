@@ -1,5 +1,6 @@
 """What made a record, and the warning when something else would make it now."""
 
+import os
 import re
 import subprocess
 import warnings
@@ -47,8 +48,8 @@ def test_collect(repository):
     assert re.fullmatch("[0-9a-f]{64}", found["lock_sha256"])
     assert set(found["versions"]) == {"python", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy"}
     assert set(found["machine"]) == {"platform", "cpu", "cores", "memory_gib", "accelerator"}
-    assert found["machine"]["cores"] >= 1
-    assert found["machine"]["memory_gib"] > 0
+    assert 1 <= found["machine"]["cores"] <= os.cpu_count()
+    assert found["machine"]["memory_gib"] == pytest.approx(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, abs=0.1)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["date"])
     found["versions"]["numpy"] = found["machine"]["cpu"] = "changed by the caller"
     assert "changed by the caller" not in (provenance.collect()["versions"]["numpy"], provenance.collect()["machine"]["cpu"])

@@ -1,6 +1,7 @@
 """The committed records, weights, figures and verdicts hang together. These tests read files only."""
 
 import json
+import math
 import os
 import re
 
@@ -37,15 +38,38 @@ def test_records_say_what_made_them(grid):
         record = STORE.record(request.id)
         assert record["spec"] == request.spec.canonical()
         assert record["provenance"]["commit"] and record["provenance"]["lock_sha256"] and record["provenance"]["corpus_shards"]
-        assert record["summary"]["steps"] == request.spec.steps and record["summary"]["tokens_per_s"] > 0
-        table = STORE.measurements(request.id)
-        assert table["loss_nats"].between(0, 60).all() and table["step"].max() == request.spec.steps
+        summary, tokens = record["summary"], request.spec.steps * request.spec.batch_tokens
+        assert (summary["steps"], summary["tokens"]) == (request.spec.steps, tokens)
+        assert tokens / summary["seconds"] <= summary["tokens_per_s"] * 1.001  # the seconds hold the evaluations, too
+
+
+def losses(run_id: str, step: int) -> pd.Series:
+    """Measured losses by set."""
+    table = STORE.measurements(run_id)
+    return table[table["step"] == step].set_index("set")["loss_nats"]
+
+
+def test_losses_begin_where_they_must_and_end_where_training_does(grid):
+    for request in grid.requests:
+        spec, upstream = request.spec, STORE.record(request.id)["identity"]["upstreams"].get("init")
+        first, last = losses(request.id, 0), losses(request.id, spec.steps)
+        if upstream is None:  # untrained weights know nothing: all tokens are as likely
+            assert ((first - math.log(spec.model.vocab)).abs() < 0.05).all(), request.labels
+        else:  # the weights of the upstream, measured again
+            before = losses(upstream["run"], upstream["step"])
+            shared = first.index.intersection(before.index)
+            assert first[shared].to_dict() == pytest.approx(before[shared].to_dict(), abs=0.01), request.labels
+        if set(spec.mixture) <= set(last.index):  # in nats a token, on text that was never trained on
+            expected = sum(weight * last[name] for name, weight in spec.mixture.items()) / sum(spec.mixture.values())
+            trained = STORE.curve(request.id)["loss_nats"].tail(3).mean()
+            assert abs(expected - trained) < 0.3 and expected < math.log(spec.model.vocab) - 2, request.labels
 
 
 def test_bases_of_the_arms_can_be_started_from_without_training():
     files = json.loads((ROOT / "runs" / "base-weights" / "manifest.json").read_text())["files"]
     for name, entry in files.items():
         path = ROOT / "runs" / "base-weights" / name
+        assert path.stat().st_size == entry["bytes"]
         assert sha256_file(path) == entry["sha256"] == STORE.record(entry["run"])["checkpoints"][str(entry["step"])]["sha256"]
     assert sum(entry["bytes"] for entry in files.values()) <= 25 * 2**20
     plan = notebooks.plan(notebooks.find(["02"])[0], {"profile": "laptop"}).grid
@@ -69,7 +93,7 @@ def test_the_rates_in_the_profile_are_the_best_of_the_recorded_sweep(monkeypatch
 
 def test_figures_of_the_readme_exist_with_data_and_provenance():
     named = re.findall(r"\(figures/([\w.-]+)\.png\)", (ROOT / "README.md").read_text())
-    assert len(named) >= 6
+    assert sorted(named) == sorted(path.stem for path in (ROOT / "figures").glob("*.png"))
     for name in named:
         for ending in ("png", "svg", "csv", "json"):
             assert (ROOT / "figures" / f"{name}.{ending}").is_file(), f"figures/{name}.{ending}: run `make figures`"

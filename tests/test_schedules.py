@@ -34,7 +34,7 @@ def close(value: float):
 def test_warm_up(kind):
     factors = rates(kind=kind, warmup=0.1)
     assert factors[:10] == [close((step + 1) / 10) for step in range(10)]
-    assert factors[10] <= 1.0
+    assert factors[10] == close(1.0)
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -49,11 +49,18 @@ def test_no_warm_up(kind):
     assert rates(kind=kind, warmup=0.0)[0] == close(1.0)
 
 
+SHORT = {  # too short for any warm-up; the last step has the lowest rate
+    "constant": ([1], [1, 1], [1, 1, 1]),
+    "linear": ([1], [1, 0.1], [1, 0.55, 0.1]),
+    "cosine": ([1], [1, 0.1], [1, 0.55, 0.1]),
+    "wsd": ([0.1], [1, 0.1], [1, 1, 0.1]),
+}
+
+
 @pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_very_short_runs(kind, steps):
-    factors = rates(steps, kind=kind, warmup=0.05)
-    assert len(factors) == steps and all(0 < factor <= 1 for factor in factors)
+def test_very_short_runs(kind):
+    for expected in SHORT[kind]:
+        assert rates(len(expected), kind=kind, warmup=0.05, min_ratio=0.1) == [close(factor) for factor in expected]
 
 
 def test_constant():
@@ -95,7 +102,6 @@ def test_a_longer_horizon(kind):
     whole = rates(200, kind=kind, warmup=0.05, min_ratio=0.1)
     part = rates(100, kind=kind, warmup=0.1, min_ratio=0.1, horizon_tokens=200 * BATCH)
     assert part == [close(factor) for factor in whole[:100]]
-    assert part[-1] > 0.1
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

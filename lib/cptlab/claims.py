@@ -27,6 +27,7 @@ INCONCLUSIVE = "inconclusive"
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _COMPARISON = re.compile(r"\s*(value|low|high)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 _CLAIM_FIELDS = {"id": str, "source": str, "statement": str, "notebook": str, "tests": list}
+_OPTIONAL_FIELDS = ("note", "caveat")
 _TEST_FIELDS = ("quantity", "meaning", "reproduced", "contradicted")
 
 
@@ -75,7 +76,10 @@ class Test:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of a work (``source``), the notebook that tests it, and the tests that decide it, all of which must hold."""
+    """A statement of a work (``source``), the notebook that tests it, and the tests that decide it, all of which must hold.
+
+    ``note`` says what one should know of the claim, ``caveat`` what is known to be wrong with its runs; no rule reads either.
+    """
 
     id: str
     source: str
@@ -83,6 +87,7 @@ class Claim:
     notebook: str
     tests: tuple[Test, ...]
     note: str = ""
+    caveat: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,9 +134,9 @@ def load(path: Path | None = None) -> dict[str, Claim]:
 
 def _claim(path: Path, index: int, entry: Any) -> Claim:
     where = f"{path}: claim {entry['id'] if isinstance(entry, dict) and 'id' in entry else f'number {index}'}"
-    _check_keys(where, entry, tuple(_CLAIM_FIELDS), ("note",))
-    for field, kind in (*_CLAIM_FIELDS.items(), ("note", str)):
-        if field in entry and (not isinstance(entry[field], kind) or (field != "note" and not entry[field])):
+    _check_keys(where, entry, tuple(_CLAIM_FIELDS), _OPTIONAL_FIELDS)
+    for field, kind in (_CLAIM_FIELDS | dict.fromkeys(_OPTIONAL_FIELDS, str)).items():
+        if field in entry and (not isinstance(entry[field], kind) or (field in _CLAIM_FIELDS and not entry[field])):
             expected = "list" if kind is list else "text"
             raise ConfigError(f"{where}, field {field!r}: expected a {expected} that is not empty, got {entry[field]!r}")
     tests = []
@@ -151,7 +156,7 @@ def _claim(path: Path, index: int, entry: Any) -> Claim:
             raise ConfigError(f"{place}, field 'quantity': {item['quantity']!r} has a test already")
         tests.append(Test(item["quantity"], item["meaning"].strip(), **rules))
     texts = {field: entry[field].strip() for field in ("id", "source", "statement", "notebook")}
-    return Claim(**texts, tests=tuple(tests), note=entry.get("note", "").strip())
+    return Claim(**texts, tests=tuple(tests), **{field: entry.get(field, "").strip() for field in _OPTIONAL_FIELDS})
 
 
 def _check_keys(where: str, entry: Any, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
@@ -233,7 +238,8 @@ class Card:
             "",
             f"{self._footer()}. Repeat: `{self.verdict.command}`",
         ]
-        return "\n".join([*lines, "", claim.note] if claim.note else lines)
+        more = [f"**Caveat:** {claim.caveat}"] * bool(claim.caveat) + [claim.note] * bool(claim.note)
+        return "\n".join([*lines, *(line for text in more for line in ("", text))])
 
     def _repr_html_(self) -> str:
         claim, verdict = self.verdict.claim, self.verdict
@@ -241,7 +247,8 @@ class Card:
         look = 'style="text-align:left;padding:2px 10px 2px 0"'
         rows = "".join("<tr>" + "".join(f"<td {look}>{html.escape(text)}</td>" for text in row) + "</tr>" for row in self._rows())
         head = "".join(f"<th {look}>{name}</th>" for name in ("quantity", "ours [interval]", "rule", "verdict"))
-        note = f"<div>{html.escape(claim.note)}</div>" if claim.note else ""
+        note = f"<div><b>Caveat:</b> {html.escape(claim.caveat)}</div>" if claim.caveat else ""
+        note += f"<div>{html.escape(claim.note)}</div>" if claim.note else ""
         return (
             f'<div style="border-left:6px solid {color};padding:4px 12px;margin:8px 0">'
             f"<div><b>{html.escape(claim.id)}: {html.escape(verdict.outcome)}</b> ({html.escape(claim.source)})</div>"
@@ -255,7 +262,7 @@ class Card:
 
 
 def card(verdict: Verdict) -> Card:
-    """The claim card of a verdict: statement, rule, numbers with intervals, runs, verdict, command and note, for the end of a cell."""
+    """The claim card of a verdict, for the end of a cell: statement, rule, numbers with intervals, runs, verdict, command, caveat, note."""
     return Card(verdict)
 
 

@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from cptlab.errors import ConfigError, CorpusError
 
 JSON_HELP = "print JSON instead of a table"
+FILES_SHOWN = 20
 
 
 def add(commands: Any) -> None:
@@ -27,13 +29,16 @@ def add(commands: Any) -> None:
     sub = action(
         "build", build, "Build corpora: read, clean, tokenise, pack.", "recipes; left out: all that need no hub, unless --source is given"
     )
-    text = "a corpus of your own: a .jsonl, .txt, .md or .parquet file (also .gz, .bz2, .xz), or a folder of them"
+    text = (
+        "a corpus of your own: a .jsonl, .txt, .md or .parquet file (also .gz, .bz2, .xz), or a folder; its unreadable files are set aside"
+    )
     sub.add_argument("--source", metavar="PATH", help=text)
     sub.add_argument("--language", metavar="CODE", help="the language that --source is in (ISO 639-1): others are screened out")
     sub.add_argument("--name", metavar="NAME", help="what to call it (default: the file's or folder's name)")
     sub.add_argument("--vocab", type=int, default=2048, metavar="N", help="size of the vocabulary it learns (default: %(default)s)")
     sub.add_argument("--text-field", default="text", metavar="F", help="field of a line or row that holds the text (default: %(default)s)")
-    text = "largest share of unreadable lines or rows that are set aside; more is an error (default: %(default)s)"
+    text = "largest share of a file's lines or rows that may be unreadable, and are set aside (default: %(default)s)"
+    text += "; with more the whole file is set aside if it was found in a folder, an error if it was named"
     sub.add_argument("--quarantine", type=float, default=0.05, metavar="SHARE", help=text)
     sub.add_argument("--steps", metavar="S,S", help="cleaning steps in their order (default: the standard ones); 'none' for none")
     sub = action("report", report, "Report what corpora hold.", "recipes, names or fingerprints; left out: all that are built")
@@ -76,14 +81,26 @@ def build(args: argparse.Namespace) -> int:
 
 
 def _set_aside(entry: dict) -> list[str]:
-    """What reading set aside, a line a source."""
-    lines = []
+    """What reading set aside: a line a file, and for records one a source."""
+    lines = _files(entry)
     for source, noted in ((entry["cleaning"] or {}).get("quarantine") or {}).items():
         if noted["reasons"]:
             first = "; ".join(f"{note['file']}:{note['number']} {note['reason']}, {note['detail']}" for note in noted["first"])
             counts = ", ".join(f"{count} {reason}" for reason, count in noted["reasons"].items())
             lines.append(f"{entry['name']}: {source}: set aside of {noted['records']} records: {counts}. First: {first}")
     return lines
+
+
+def _files(entry: dict) -> list[str]:
+    """The files that could not be read, counted and named."""
+    files = entry.get("set_aside", [])
+    if not files:
+        return []
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in files).items())
+    lines = [f"files set aside: {counts}", *(f"{row['source']}: {row['file']}: {row['detail']}" for row in files[:FILES_SHOWN])]
+    if len(files) > FILES_SHOWN:
+        lines.append(f"and {len(files) - FILES_SHOWN} more: cptlab corpora report {entry['fingerprint'][:16]} --json")
+    return [f"{entry['name']}: {line}" for line in lines]
 
 
 def _own_recipe(args: argparse.Namespace) -> Any:
@@ -137,9 +154,11 @@ def report(args: argparse.Namespace) -> int:
     else:
         shown = [{"corpus": e["name"], "fingerprint": e["fingerprint"][:16]} | row for e in found for row in e["rows"]]
     _show(args, found, shown)
-    if args.steps and not args.json:
-        for entry in found:
+    for entry in found if not args.json else ():
+        if args.steps:
             print("\n".join(["", *_set_aside(entry), *_left(entry)]))
+        elif files := _files(entry):
+            print("\n".join(["", *files]))
     return 0
 
 

@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cptlab.errors import ConfigError
@@ -46,19 +50,44 @@ def run(args: argparse.Namespace) -> int:
     from cptlab import laws
     from cptlab.laws.table import parse_columns
 
-    found = laws.fit(
-        args.form,
-        args.data,
-        parse_columns(args.columns),
-        freeze=parse_freeze(args.freeze),
-        huber_delta=args.huber_delta,
-        bootstrap=args.bootstrap,
-        holdout=args.holdout,
-        seed=args.seed,
-        starts=args.starts,
-    )
+    with _progress(args) as progress:
+        found = laws.fit(
+            args.form,
+            args.data,
+            parse_columns(args.columns),
+            freeze=parse_freeze(args.freeze),
+            huber_delta=args.huber_delta,
+            bootstrap=args.bootstrap,
+            holdout=args.holdout,
+            seed=args.seed,
+            starts=args.starts,
+            progress=progress,
+        )
     print(json.dumps(found.to_json(), indent=1) if args.json else found)
     return 0
+
+
+@contextmanager
+def _progress(args: argparse.Namespace) -> Iterator[Callable[[int, int], None]]:
+    """Shows on a terminal how far the bootstrap is, on one line; shows nothing to a file, a pipe, or beside JSON that goes to one."""
+    from cptlab.runs.display import audience
+
+    watched = audience() == "terminal" and (sys.stdout.isatty() or not args.json)
+    began = width = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal began, width
+        began = began or time.monotonic()
+        left = f", {(time.monotonic() - began) / done * (total - done):.0f} s left" if 0 < done < total else ""
+        line = f"bootstrap: {done} of {total} refits{left}"
+        print("\r" + line.ljust(width), end="", file=sys.stderr, flush=True)
+        width = len(line)
+
+    try:
+        yield show if watched else lambda done, total: None
+    finally:
+        if width:
+            print(file=sys.stderr)
 
 
 def parse_freeze(texts: list[str]) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """Building a corpus: read, clean, split, tokenise, pack; once for each fingerprint."""
 
+import dataclasses
 import shutil
 import tempfile
 import time
+import warnings
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +44,8 @@ def open_corpus(recipe: CorpusRecipe | str, say: Callable[[str], None] | None = 
     """The corpus of ``recipe`` (or of a named one), built first when it is missing; of two builders at once one waits for the other.
 
     Args:
-        say: is told in a few words what the build is doing.
+        say: is told in a few words what the build is doing. Without it, files of a folder that could not be read are a warning; either
+            way :func:`~cptlab.corpora.reports.report` lists them.
 
     Raises:
         CorpusError: a source cannot be fetched or read, or gives no text on one side of the split.
@@ -51,13 +54,18 @@ def open_corpus(recipe: CorpusRecipe | str, say: Callable[[str], None] | None = 
 
     recipe = _recipe(recipe)
     path = corpus_dir(recipe)
-    if not path.exists():
+    built = not path.exists()
+    if built:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / f".{path.name}.lock"):
             if not path.exists():
                 with disk_errors(path):
                     _build(recipe, path, say or (lambda message: None))
-    return Corpus(recipe, path)
+    corpus = Corpus(recipe, path)
+    if built and say is None and (files := corpus.manifest.get("set_aside")):
+        first = "; ".join(f"{row['file']}: {row['detail']}" for row in files[:3])
+        warnings.warn(f"corpus {recipe.name!r}: files that could not be read were set aside, {len(files)} in all: {first}", stacklevel=2)
+    return corpus
 
 
 def _recipe(recipe: CorpusRecipe | str) -> CorpusRecipe:
@@ -96,6 +104,8 @@ def _build(recipe: CorpusRecipe, path: Path, say: Callable[[str], None]) -> None
         if isinstance(found, CleanedTexts):
             say(f"{recipe.name}: ledger")
             manifest["cleaning"] = _books(found, tokenizer, folder, lengths)
+        if files := _set_aside(found):
+            manifest["set_aside"] = files
         manifest["seconds"] = round(time.perf_counter() - start, 3)
         atomic_json(folder / "manifest.json", manifest)
         folder.chmod(0o755)  # mkdtemp makes folders private
@@ -149,6 +159,19 @@ def _require_text(found: CleanedTexts) -> None:
             f"corpus {found.recipe.name!r}: source {row['source']!r}: the cleaning left no document in {row['split']}; {', '.join(parts)}: "
             "change the steps' settings, or give more text"
         )
+
+
+def _set_aside(found: Texts) -> list[dict]:
+    """The files that could not be read: rows of source, file, reason, detail."""
+    if isinstance(found, CleanedTexts):
+        files = {name: noted.get("files", []) for name, noted in found.cleaned.quarantine.items()}
+    else:
+        files = {name: map(dataclasses.asdict, notes) for name, notes in found.files.items()}
+    return [
+        {"source": name} | {key: note[key] for key in ("file", "reason", "detail")}
+        for name, notes in sorted(files.items())
+        for note in notes
+    ]
 
 
 def _books(found: CleanedTexts, tokenizer: "Tokenizer", folder: Path, lengths: dict[str, array]) -> dict:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cptlab.corpora.quarantine import UnreadableFile
 from cptlab.errors import CorpusError
 
 MAX_LINE_BYTES = 16 * 2**20  # of a line, and of the UTF-8 text of a document
@@ -46,7 +47,8 @@ def lines(path: Path) -> Iterator[tuple[int, str | Bad]]:
     """The lines of a file with their numbers from 1; a byte-order mark is taken off.
 
     Raises:
-        CorpusError: the file cannot be read or decompressed to its end, grows without measure, or is no text.
+        UnreadableFile: the file cannot be decompressed to its end, grows without measure, or is no text.
+        CorpusError: the system cannot read it.
     """
     most = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
     number = size = 0
@@ -56,9 +58,10 @@ def lines(path: Path) -> Iterator[tuple[int, str | Bad]]:
         raw = stream.readline(limit)
         size += len(raw)
         if size > most and path.suffix in OPENERS:
-            raise CorpusError(
+            raise UnreadableFile(
                 f"{path}:{max(number, 1)}: the file grows to more than {most >> 20} MiB, over {BOMB_RATIO} times its size: "
-                "it is made to fill a disk; if it is yours, decompress it and give the plain file"
+                "it is made to fill a disk; if it is yours, decompress it and give the plain file",
+                "bomb",
             )
         return raw
 
@@ -68,8 +71,9 @@ def lines(path: Path) -> Iterator[tuple[int, str | Bad]]:
                 number += 1
                 nul = b"\0" in raw
                 if nul and size - len(raw) < BINARY_BYTES:
-                    raise CorpusError(
-                        f"{path}:{number}: holds NUL bytes, so the file is no UTF-8 text (binary, UTF-16 or damaged): convert it"
+                    raise UnreadableFile(
+                        f"{path}:{number}: holds NUL bytes, so the file is no UTF-8 text (binary, UTF-16 or damaged): convert it",
+                        "binary",
                     )
                 if bad := too_long("the line", len(raw)):
                     yield number, bad
@@ -80,7 +84,14 @@ def lines(path: Path) -> Iterator[tuple[int, str | Bad]]:
                 else:
                     yield number, _decoded(raw, "utf-8-sig" if number == 1 else "utf-8")
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise CorpusError(f"{path} cannot be read after line {number} ({error}): it is cut short or damaged, get it again") from error
+        where = f"{path} cannot be read after line {number} ({error})"
+        raise unreadable(error, f"{where}: it is cut short or damaged, get it again", f"{where}: check its disk") from error
+
+
+def unreadable(error: Exception, by_content: str, by_system: str) -> CorpusError:
+    """The error to raise for one met while a file was read: of its content, or of the system (a disk that fails), which a file is never
+    set aside for: the next build might read it."""
+    return CorpusError(by_system) if getattr(error, "errno", None) else UnreadableFile(by_content, "damaged")
 
 
 def _decoded(raw: bytes, encoding: str) -> str | Bad:

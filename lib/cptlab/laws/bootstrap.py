@@ -1,5 +1,6 @@
 """Bootstrap of a fit: points (or whole runs) drawn with replacement, each sample fitted from the optimum and from three other starts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,16 +12,24 @@ OTHERS = 3
 TOLERANCE = 1e-2  # of the whitened gradient: a hundredth of a Gauss-Newton step, small against the spread between samples
 SERIAL = 200  # up to here processes cost more than they save
 ATTEMPTS = 100
+PART = 50  # samples, at most: so often progress is told
 
 
 def resample(
-    problem: Problem, optimum: np.ndarray, others: list[np.ndarray], groups: np.ndarray, count: int, seed: int, workers: int
+    problem: Problem,
+    optimum: np.ndarray,
+    others: list[np.ndarray],
+    groups: np.ndarray,
+    count: int,
+    seed: int,
+    workers: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Refits of ``count`` samples, internal coordinates of shape (count, P).
 
     ``groups`` (one code a point) are drawn whole. Each sample is fitted from the ``optimum`` and three of ``others``; the lowest
     objective counts. Sample i depends on ``seed`` and i alone. The second value tells the shares of samples ``redrawn`` and
-    ``unsettled`` and the number of ``groups``.
+    ``unsettled`` and the number of ``groups``. ``progress`` is told again and again how many samples are done, and of how many.
     """
     if not count:
         return np.empty((0, len(optimum))), {}
@@ -31,14 +40,20 @@ def resample(
         )
     starts = _spaced(others)
     basis = whitening(problem, optimum)
-    parts = np.array_split(np.arange(count), min(4 * workers, count))
+    parts = np.array_split(np.arange(count), min(max(4 * workers, -(-count // PART)), count))
     if workers == 1 or count <= SERIAL:
-        found = [_refits(problem, optimum, starts, basis, groups, part, seed) for part in parts]
+        results = (_refits(problem, optimum, starts, basis, groups, part, seed) for part in parts)
     else:
         from joblib import Parallel, delayed
 
         jobs = (delayed(_refits)(problem, optimum, starts, basis, groups, part, seed) for part in parts)
-        found = Parallel(n_jobs=workers)(jobs)
+        results = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    progress(0, count)
+    found, done = [], 0
+    for part in results:
+        found.append(part)
+        done += len(part[0])
+        progress(done, count)
     redrawn, unsettled = (sum(part[at] for part in found) / count for at in (1, 2))
     return np.concatenate([part[0] for part in found]), {"redrawn": redrawn, "unsettled": unsettled, "groups": len(codes)}
 

@@ -132,6 +132,7 @@ def fit(
     seed: int = 0,
     starts: int = STARTS,
     workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Fit:
     """Fit a scaling law to measured losses.
 
@@ -146,6 +147,7 @@ def fit(
         seed: of the starts, the resampling and a hold-out by share.
         starts: how many starts Optuna explores and L-BFGS refines.
         workers: processes for the bootstrap (default: one a core). The result does not depend on it.
+        progress: is told during the bootstrap how many refits are done, and of how many.
 
     Raises:
         DataError: a bad cell (row and column are named), too few points, or an input that does not vary although a free parameter
@@ -165,11 +167,19 @@ def fit(
     table = load(data, law, columns, holdout, seed)
     freeze = _frozen(law, freeze or {})
     with threadpool_limits(1, "blas"):  # the matrices are tiny: threads would only wait for one another
-        return _fit(law, table, freeze, huber_delta, int(bootstrap), seed, starts, workers or _cores())
+        return _fit(law, table, freeze, huber_delta, int(bootstrap), seed, starts, workers or _cores(), progress)
 
 
 def _fit(
-    law: Form, table: Table, freeze: dict[str, float], huber_delta: float, bootstrap: int, seed: int, starts: int, workers: int
+    law: Form,
+    table: Table,
+    freeze: dict[str, float],
+    huber_delta: float,
+    bootstrap: int,
+    seed: int,
+    starts: int,
+    workers: int,
+    progress: Callable[[int, int], None],
 ) -> Fit:
     began = time.perf_counter()
     problem = _problem(law, table, freeze, huber_delta)
@@ -178,7 +188,7 @@ def _fit(
     best, minima = _best(problem, ends), _minima(problem, ends)
     codes = table.groups[~table.held]
     others = [end.theta for end in minima[1:]] + explored
-    replicates, notes = resample(problem, best.theta, others, codes, bootstrap, seed, workers)
+    replicates, notes = resample(problem, best.theta, others, codes, bootstrap, seed, workers, progress)
     if bootstrap:  # a refit may have come upon what the starts missed
         found = refine(problem, min(replicates, key=problem.objective))
         if not problem.same(best.objective, found.objective):

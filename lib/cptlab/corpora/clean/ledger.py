@@ -5,6 +5,7 @@ evidence; ``documents.parquet`` has a row for each document that is left.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,7 +141,7 @@ def why(folder: Path, document: str) -> dict:
 
     Args:
         document: its id, or the end of it from a "/" on (``web.jsonl:12``), or a part of it that only one document has. A record that could
-            not be read has no id: its file and number (``web.jsonl:12``) do.
+            not be read has no id: its file and number (``web.jsonl:12``) do, of a whole file its name.
 
     Raises:
         CorpusError: no document has it, or several have; the message names some.
@@ -176,11 +177,13 @@ def why(folder: Path, document: str) -> dict:
 
 
 def _unread(folder: Path, document: str) -> dict | None:
-    """What became of a record that was set aside when it was read."""
+    """What became of a record, or of a file, that was set aside when it was read."""
     for source, noted in json.loads((folder / QUARANTINE).read_text(encoding="utf-8")).items():
-        for note in noted["notes"]:
-            name = f"{note['file']}:{note['number']}"
-            if name == document or name.endswith(f"/{document}"):
+        for note in noted["notes"] + noted.get("files", []):
+            whole = not note["number"]  # of a file, which every line of it stands for
+            name = note["file"] if whole else f"{note['file']}:{note['number']}"
+            wanted = re.sub(r":\d+$", "", document) if whole else document
+            if name == wanted or name.endswith(f"/{wanted}"):
                 step = {"step": "read", "rule": note["reason"], "evidence": {"detail": note["detail"]}}
                 return {"id": name, "source": source, "split": "", "kept": False, "steps": [step]}
     return None

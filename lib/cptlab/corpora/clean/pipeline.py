@@ -142,7 +142,7 @@ def _read(recipe: CorpusRecipe, folder: Path, say: Callable[[str], None]) -> Non
 
     kinds = dict.fromkeys(COLUMNS, "string") | {"bytes": "int64", "text": "large_string"}
     features = Features({name: Value(kinds[name]) for name in COLUMNS})
-    quarantines = {name: Quarantine(recipe.clean.quarantine) if recipe.clean and recipe.clean.quarantine else None for name in recipe.names}
+    quarantines = {name: Quarantine(recipe.clean.quarantine if recipe.clean else 0) for name in recipe.names}
 
     def write(temporary: Path) -> None:
         with ArrowWriter(path=str(temporary), features=features) as writer:
@@ -153,10 +153,10 @@ def _read(recipe: CorpusRecipe, folder: Path, say: Callable[[str], None]) -> Non
             writer.finalize()
 
     atomic_write_with(folder / "documents.arrow", write)
-    atomic_json(folder / "read.json", {name: found.summary() for name, found in quarantines.items() if found})
+    atomic_json(folder / "read.json", {name: found.summary() for name, found in quarantines.items() if found.limit or found.files})
 
 
-def _rows(recipe: CorpusRecipe, name: str, quarantine: "Quarantine | None") -> Iterator[dict]:
+def _rows(recipe: CorpusRecipe, name: str, quarantine: Quarantine) -> Iterator[dict]:
     ref = recipe.sources[name]
     found = documents(ref, quarantine)
     if ref.plant:

