@@ -18,7 +18,7 @@ from cptlab.runs.request import Request
 from cptlab.runs.shapes import flops_per_token
 from cptlab.runs.store import Store
 from cptlab.training.engine import Engine, masters_into, start_process_group
-from cptlab.training.evaluation import evaluation_windows, measure_checkpoints
+from cptlab.training.evaluation import measure_checkpoints, measurement
 from cptlab.training.matmul_rate import matmul_rate
 from cptlab.training.models import build_model
 from cptlab.training.sampler import Sampler
@@ -41,7 +41,7 @@ class Training:
         self.rank, self.world = start_process_group()
         self.lead = self.rank == 0
         self.corpus = open_corpus(self.spec.corpus)
-        self.sets = {name: evaluation_windows(self.corpus, name, self.spec.model.context) for name in request.sets}
+        self.sets = {name: measurement(self.corpus, name, self.spec.model.context) for name in request.sets}
         training = {name: self.corpus.tokens(name, "train") for name in self.spec.mixture}
         self.sampler = Sampler(training, dict(self.spec.mixture), self.spec.model.context, self.spec.batch, self.spec.seed)
         self.every = max(1, self.spec.steps // CURVE_ROWS)
@@ -163,9 +163,9 @@ class Training:
         """Measure and keep what is asked for at this step."""
         step = self.step
         if step in self.request.steps:
-            for name, windows in self.sets.items():
+            for name, measure in self.sets.items():
                 row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
-                self.measured.append(row | self.engine.evaluate(windows))
+                self.measured.append(row | measure(self.engine))
             self.samples += [self._sample(prompt) for prompt in self.request.prompts]
         if step in self.request.keep or step == self.spec.steps or step in self.request.keep_state:
             folder = self.store.checkpoint_dir(self.spec.id, step)
