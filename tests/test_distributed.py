@@ -21,7 +21,7 @@ def test_two_ranks_are_one_run(recipe, tmp_path, torch_once, stage):
     for store in (one, two):
         tiny.trained(store, base, keep_state=(4,))
     run = tiny.target(base, 10, carry=True)
-    asked = {"sets": ("one:5", "two:9"), "steps": (0, 6, 10), "keep": (6,), "prompts": (Prompt("abc", 4, 0.0),)}
+    asked = {"sets": ("one:5", "two:9", "two:9@one", "one:5~3"), "steps": (0, 6, 10), "keep": (6,), "prompts": (Prompt("abc", 4, 0.0),)}
     tiny.trained(one, run, tiny.execution(zero_stage=stage, micro_batch=2), **asked)
     how = tiny.execution(zero_stage=stage, micro_batch=2, ranks=2, state_every=4)
     assert work(Request(run, {}, **asked), two, how) == "done", two.record(run.id)["error"]

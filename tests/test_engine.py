@@ -178,69 +178,7 @@ def test_the_state_to_carry_is_of_other_parameters(recipe, store):
     assert record["status"] == "failed" and "the upstream trained other parameters" in record["error"]["message"]
 
 
-# --- measurement -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("stage", "count"), [(1, 1), (1, 4), (1, 5), (3, 7)])
-def test_evaluation_pads(recipe, store, torch_once, stage, count):
-    """Windows that do not fill the last batch count just once, against the model as ``transformers`` runs it."""
-    from transformers import AutoModelForCausalLM
-
-    from cptlab.corpora import open_corpus
-    from cptlab.training.evaluation import evaluation_windows
-
-    run = tiny.spec(recipe, 6)
-    tiny.trained(store, run, tiny.execution(zero_stage=stage, micro_batch=4), sets=(f"two:{count}",))
-    row = store.measurements(run.id).iloc[-1]
-    model = AutoModelForCausalLM.from_pretrained(store.checkpoint(run.id, 6).path.parent, attn_implementation="eager")
-    windows = torch_once.from_numpy(evaluation_windows(open_corpus(recipe), f"two:{count}", tiny.CONTEXT))
-    assert windows.shape == (count, tiny.CONTEXT + 1)
-    with torch_once.no_grad():
-        logits = model(windows[:, :-1]).logits.flatten(0, 1)
-    labels = windows[:, 1:].flatten()
-    assert row["loss_nats"] == pytest.approx(float(torch_once.nn.functional.cross_entropy(logits, labels)), rel=1e-6)
-    assert row["accuracy"] == pytest.approx(float((logits.argmax(-1) == labels).float().mean()), abs=1e-6)
-    assert row["predicted_tokens"] == count * tiny.CONTEXT
-
-
-def test_evaluation_windows(recipe):
-    from cptlab.corpora import open_corpus
-    from cptlab.training.evaluation import evaluation_windows
-
-    corpus = open_corpus(recipe)
-    tokens = np.asarray(corpus.tokens("two", "validation"), np.int64)
-    every = evaluation_windows(corpus, "two:all", tiny.CONTEXT)
-    assert len(every) == (len(tokens) - 1) // tiny.CONTEXT
-    assert np.array_equal(every[:, :-1].ravel(), tokens[: every[:, :-1].size])
-    assert np.array_equal(evaluation_windows(corpus, "two:99999", tiny.CONTEXT), every)
-    few = evaluation_windows(corpus, "two:3", tiny.CONTEXT)
-    assert np.array_equal(few, every[[0, len(every) // 3, 2 * len(every) // 3]])
-    assert len(evaluation_windows(corpus, "one", tiny.CONTEXT)) == 64
-
-
-@pytest.mark.parametrize("stage", [1, 3])
-def test_measuring_and_sampling_leave_training_alone(recipe, stores, stage):
-    run, how = tiny.spec(recipe, 8, precision="bf16"), tiny.execution(zero_stage=stage)
-    prompts = (Prompt("abc", 12, 0.7, 1), Prompt("", 5, 1.0, 2), Prompt("de", 6, 0.0, 3))
-    asked = {
-        "nothing": {},
-        "sets": {"sets": ("one:8", "two:5"), "steps": tuple(range(9))},
-        "prompts": {"prompts": prompts, "steps": (0, 3, 8)},
-        "both": {"sets": ("one:8",), "prompts": prompts, "steps": (0, 3, 8), "keep": (2,), "keep_state": (4,)},
-    }
-    hashes, curves = set(), set()
-    for name, wanted in asked.items():
-        record = tiny.trained(stores(name), run, how, **wanted)
-        assert record["status"] == "done", record["error"]
-        hashes.add(record["checkpoints"]["8"]["sha256"])
-        curves.add((stores(name).path(run.id) / "curve.csv").read_text())
-    assert len(hashes) == 1 and len(curves) == 1
-    one, other = stores("prompts").samples(run.id), stores("both").samples(run.id)
-    assert one == other and len(one) == 9
-    assert {s["step"] for s in one} == {0, 3, 8} and all(s["text"] for s in one if s["step"] == 0)
-    sets, both = stores("sets").measurements(run.id), stores("both").measurements(run.id)
-    shared = sets.merge(both, on=["step", "set"])
-    assert len(shared) == 3 and (shared["loss_nats_x"] == shared["loss_nats_y"]).all()
+# --- sampling, and one process for many runs --------------------------------------------------------------------------------
 
 
 def test_sampling_is_by_seed_and_temperature(recipe, store):

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _progress(args: argparse.Namespace) -> Iterator[Callable[[int, int], None]]:
     """Shows on a terminal how far the bootstrap is, on one line; shows nothing to a file, a pipe, or beside JSON that goes to one."""
-    from cptlab.runs.display import audience
+    from cptlab.sweep.progress import audience
 
     watched = audience() == "terminal" and (sys.stdout.isatty() or not args.json)
     began = width = 0

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from cptlab.errors import ConfigError
+from cptlab.runs.evaluation_sets import EvaluationSet
 from cptlab.runs.spec import RunSpec
 
 FIRST_STEPS = (1, 2, 3)  # log_steps begins later, and committed runs were measured at its steps
@@ -36,8 +37,7 @@ class Request:
     Args:
         spec: the run.
         labels: what the notebook calls it (arm, language, size, ...); kept in the record for people, never compared.
-        sets: evaluation sets: ``NAME`` is 64 windows spread evenly over the validation text of that source, ``NAME:n`` is n windows,
-            ``NAME:all`` all.
+        sets: names of evaluation sets (:mod:`cptlab.runs.evaluation_sets`); kept in their canonical form, each once.
         steps: steps (updates done) to measure at; empty: :func:`log_steps`.
         keep: steps whose weights are kept on disk beside the last.
         keep_state: steps whose optimiser state is kept too, for a run that carries it over.
@@ -56,13 +56,9 @@ class Request:
     also_steps: tuple[int, ...] = ()
 
     def __post_init__(self):
-        for name in self.sets:
-            source, _, size = name.partition(":")
-            if source not in self.spec.corpus.names or not (size in ("", "all") or size.isdigit() and int(size) > 0):
-                raise ConfigError(
-                    f"evaluation set {name!r} is not valid: name a source of the corpus ({', '.join(self.spec.corpus.names)}), "
-                    "if need be with a number of windows, such as 'fr:128' or 'fr:all'"
-                )
+        for field_name in ("sets", "also_sets"):
+            names = dict.fromkeys(EvaluationSet.parse(name, self.spec.corpus.names).name for name in getattr(self, field_name))
+            object.__setattr__(self, field_name, tuple(names))
         outside = [step for step in (*self.steps, *self.keep, *self.keep_state, *self.also_steps) if not 0 <= step <= self.spec.steps]
         if outside:
             raise ConfigError(f"steps {outside} are outside 0..{self.spec.steps}, the steps of the run")

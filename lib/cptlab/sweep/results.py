@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from cptlab.runs.evaluation_sets import EvaluationSet
 from cptlab.runs.lacking import lacking
 from cptlab.runs.provenance import warn_drift
 from cptlab.runs.request import Request
@@ -34,8 +35,8 @@ class Results:
         return self.runs.loc[self.runs["status"] == "done", "id"].tolist()
 
     def final(self, name: str) -> pd.DataFrame:
-        """Measurements on one set at each run's last step."""
-        table = self.measurements[self.measurements["set"] == name]
+        """Measurements on one evaluation set at each run's last step."""
+        table = self.measurements[self.measurements["set"] == EvaluationSet.parse(name).name]
         return table[table["step"] == table.groupby("id")["step"].transform("max")].reset_index(drop=True)
 
 

@@ -166,30 +166,36 @@ class Engine:
         return float(value)
 
     @torch.no_grad()
-    def evaluate(self, windows: np.ndarray) -> dict:
-        """Mean loss (nats a token) and accuracy over windows of shape [n, context + 1].
+    def evaluate(self, windows: np.ndarray, counted: np.ndarray | None = None, allowed: np.ndarray | None = None) -> np.ndarray:
+        """Loss (nats), hits and number of the labels that count, summed over each window: float64 of shape [n, 3], on every rank.
 
         The last batch is padded, so that one shape serves all.
+
+        Args:
+            windows: tokens of shape [n, context + 1].
+            counted: which labels count, bool of shape [n, context]; None: all.
+            allowed: tokens that take part in the softmax, bool of shape [vocab]; None: all. No other may be a label that counts.
         """
         self.deepspeed.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
-        starts = range(0, len(windows), self.micro)
-        for turn in range(-(-len(starts) // self.world)):
-            place = turn * self.world + self.rank
-            begin = starts[place] if place < len(starts) else starts[0]  # every rank makes the same number of calls (ZeRO 3)
-            batch = windows[begin : begin + self.micro]
-            real = len(batch) if place < len(starts) else 0
-            if len(batch) < self.micro:
-                batch = np.concatenate([batch, np.zeros((self.micro - len(batch), batch.shape[1]), batch.dtype)])
-            tokens = torch.from_numpy(batch).to(self.device)
-            losses, hits = self.deepspeed(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-            sums += torch.stack([losses[:real].double().sum(), hits[:real].double().sum()]).cpu()
+        counted = np.ones((len(windows), self.context), bool) if counted is None else counted
+        options = {}
+        if allowed is not None:  # a model from the Hub may have more rows in its embedding than the corpus has tokens
+            options["allowed"] = torch.zeros(self.module.model.config.vocab_size, dtype=torch.bool, device=self.device)
+            options["allowed"][: len(allowed)] = torch.from_numpy(allowed)
+        sums = torch.zeros(len(windows), 3, dtype=torch.float64, device=self.device)
+        for turn in range(-(-len(windows) // (self.micro * self.world))):
+            begin = (turn * self.world + self.rank) * self.micro
+            # Every rank makes the same number of calls (ZeRO 3); the last window fills what is left of the last ones.
+            rows = np.minimum(np.arange(begin, begin + self.micro), len(windows) - 1)
+            real = min(max(len(windows) - begin, 0), self.micro)
+            tokens = torch.from_numpy(windows[rows].astype(np.int64)).to(self.device)
+            losses, hits = self.deepspeed(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), **options)
+            mask = torch.from_numpy(counted[rows]).to(self.device)
+            values = torch.stack([losses.double(), hits.double(), mask.double()], -1).masked_fill(~mask.unsqueeze(-1), 0).sum(1)
+            sums[begin : begin + real] = values[:real]
         if self.world > 1:
-            shared = sums.to(self.device)
-            dist.all_reduce(shared)
-            sums = shared.cpu()
-        count = len(windows) * self.context
-        return {"loss_nats": float(sums[0]) / count, "accuracy": float(sums[1]) / count, "predicted_tokens": count}
+            dist.all_reduce(sums)
+        return sums.cpu().numpy()
 
     @torch.no_grad()
     def generate(self, prompt: list[int], length: int, temperature: float, seed: int, stop: int) -> list[int]:

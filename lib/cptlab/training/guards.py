@@ -2,6 +2,7 @@
 
 from cptlab.corpora.shards import Corpus
 from cptlab.errors import TrainingError
+from cptlab.runs.evaluation_sets import EvaluationSet
 from cptlab.runs.provenance import drift
 from cptlab.runs.request import Request
 from cptlab.runs.spec import Upstream
@@ -31,7 +32,8 @@ def check_text(corpus: Corpus, request: Request, store: Store, view: View) -> No
         TrainingError: the corpus was built to other tokens than a record names.
     """
     spec = request.spec
-    corpus.verify({*spec.mixture, *(name.partition(":")[0] for name in request.measured_sets)})
+    sets = (EvaluationSet.parse(name) for name in request.measured_sets)
+    corpus.verify({*spec.mixture, *(name for one in sets for name in (one.source, one.among) if name)})
     records = [("its own record", view.record)] if view.status == "done" else []
     for name, upstream in spec.upstreams.items():
         same = upstream.run is not None and upstream.run.corpus.fingerprint == spec.corpus.fingerprint

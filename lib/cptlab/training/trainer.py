@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from cptlab.corpora import open_corpus
-from cptlab.errors import StoreError, TrainingError
+from cptlab.errors import ConfigError, StoreError, TrainingError
 from cptlab.files import atomic_json, sha256_file
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import Lacking, lacking
@@ -22,7 +22,7 @@ from cptlab.runs.store import Store
 from cptlab.runs.tables import CURVE_COLUMNS, table_text
 from cptlab.runs.view import STATE, WEIGHTS, View
 from cptlab.training.engine import Engine, masters_into, start_process_group
-from cptlab.training.evaluation import evaluation_windows, measure_checkpoints
+from cptlab.training.evaluation import measure_checkpoints, measurement
 from cptlab.training.guards import check_text, upstream_weights
 from cptlab.training.matmul_rate import matmul_rate
 from cptlab.training.models import build_model
@@ -56,7 +56,7 @@ class Training:
         self.lead = self.rank == 0
         self.corpus = open_corpus(self.spec.corpus)
         check_text(self.corpus, request, store, wanted.view)
-        self.sets = {name: evaluation_windows(self.corpus, name, self.spec.model.context) for name in request.measured_sets}
+        self.sets = self._measurements()
         training = {name: self.corpus.tokens(name, "train") for name in self.spec.mixture}
         self.sampler = Sampler(training, dict(self.spec.mixture), self.spec.model.context, self.spec.batch, self.spec.seed)
         self.every = max(1, self.spec.steps // CURVE_ROWS)
@@ -65,6 +65,17 @@ class Training:
         self.total, self.count = None, 0  # of the loss since the last row of the curve
         self.step, self.seconds, self.train_seconds, self.timed_steps = 0, 0.0, 0.0, 0
         self._start_engine()
+
+    def _measurements(self) -> dict:
+        """How to measure each set; one that is only taken along, of a source with too little validation text, is left out."""
+        found = {}
+        for name in self.request.measured_sets:
+            try:
+                found[name] = measurement(self.corpus, name, self.spec.model.context)
+            except ConfigError:
+                if name in self.request.sets:
+                    raise
+        return found
 
     # --- start and resume --------------------------------------------------------------------------------------------------
 
@@ -212,9 +223,9 @@ class Training:
         """Measure and keep what is asked for at this step."""
         step = self.step
         if step in self.request.measured_steps:
-            for name, windows in self.sets.items():
+            for name, measure in self.sets.items():
                 row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
-                self.measured.append(row | self.engine.evaluate(windows))
+                self.measured.append(row | measure(self.engine))
         if step in self.request.steps:
             self.samples += [self._sample(prompt) for prompt in self.request.prompts]
         if step in self.request.keep or step == self.spec.steps or step in self.request.keep_state:
