@@ -15,7 +15,7 @@ import pytest
 import cptlab
 from cptlab.corpora.recipe import recipe, recipe_names
 from cptlab.errors import ConfigError
-from cptlab.identity import canonical
+from cptlab.identity import ADDED, PlainSpec, canonical
 from cptlab.runs import spec as spec_module
 from cptlab.runs.shapes import ModelSpec
 from cptlab.runs.spec import Optimiser, RunSpec, Schedule, Upstream
@@ -221,6 +221,26 @@ def test_canonical_forms():
     assert json.dumps(canonical(-0.0)) == "0"
     assert canonical(1e300) == 1e300  # beyond exact whole numbers a float stays a float
     assert list(canonical({"b": 1, "a": 1})) == ["a", "b"]
+
+
+def test_an_added_field_is_left_out_at_its_default():
+    @dataclass(frozen=True)
+    class Grown(PlainSpec):
+        old: int = 1
+        new: tuple = dataclasses.field(default=(), metadata=ADDED)
+
+    assert Grown().canonical() == {"old": 1} and Grown(new=(2,)).canonical() == {"old": 1, "new": [2]}
+
+
+def test_an_added_field_with_a_factory_is_refused():
+    """Its default could not be told from a value, and every identity would change."""
+
+    @dataclass(frozen=True)
+    class Grown(PlainSpec):
+        new: dict = dataclasses.field(default_factory=dict, metadata=ADDED)
+
+    with pytest.raises(TypeError, match=r"Grown\.new is marked ADDED"):
+        canonical(Grown())
 
 
 def test_canonical_spec_is_json_and_survives_it():
