@@ -277,6 +277,7 @@ def test_canonical_spec_is_json_and_survives_it():
         (lambda: spec(model=model(vocab=1024)), "vocab"),
         (lambda: spec(model=model(family="hub")), "init"),
         (lambda: spec(optimiser=Optimiser(state="carry")), "carry"),
+        (lambda: spec(optimiser=Optimiser(state="continue")), "continue"),
     ],
 )  # fmt: skip
 def test_impossible_specs_are_refused_by_name(make, named):

@@ -22,6 +22,7 @@ RECIPE_VERSION = 1
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 OBJECTIVES = ("token",)
 PRECISIONS = ("bf16", "fp32", "fp16")
+STATES = ("reset", "carry", "continue")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class Schedule(PlainSpec):
 class Optimiser(PlainSpec):
     """AdamW with clipping of the global gradient norm.
 
-    ``state``: ``reset`` starts with empty moments, ``carry`` takes those of the ``init`` upstream.
+    ``state``: ``reset`` starts with empty moments; ``carry`` takes the moments and Adam's step count of the ``init`` upstream, the weights
+    being its checkpoint's, in its precision; ``continue`` takes its fp32 master weights, too: the run goes on as if it had never stopped.
+    Parameters that the upstream left frozen start with their checkpoint's weights and empty moments, but share the step count: Adam then
+    hardly corrects their moments for having begun at zero (at the default betas their first update is 0.45 of a fresh one).
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -63,7 +67,7 @@ class Optimiser(PlainSpec):
     state: str = "reset"
 
     def __post_init__(self):
-        require(self.state in ("reset", "carry"), f"optimiser.state {self.state!r} is unknown: use 'reset' or 'carry'")
+        require(self.state in STATES, f"optimiser.state {self.state!r} is unknown: use one of {', '.join(STATES)}")
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class RunSpec:
         require(self.model.family != "hub" or "init" in self.upstreams, "a model of family 'hub' needs an upstream named 'init'")
         require(
             self.optimiser.state == "reset" or self._init_run() is not None,
-            "optimiser.state = 'carry' needs an upstream run named 'init'",
+            f"optimiser.state = {self.optimiser.state!r} needs an upstream run named 'init'",
         )
         total = sum(self.mixture.values())
         total = 1.0 if abs(total - 1) < 1e-12 else total  # weights already normalised keep their bits, or a copy would be another run

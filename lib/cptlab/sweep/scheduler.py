@@ -33,11 +33,16 @@ def needed(store: Store, requests: Iterable[Request]) -> dict[str, Request]:
     queue = [request for request in wanted.values() if lacking(store, request)]
     while queue:
         request = queue.pop()
+        if request.id in result:  # two upstreams of one run may be two steps of another
+            request = result[request.id].merged(request)
         result[request.id] = request
         if not lacking(store, request).train:
             continue
-        for spec, step in request.spec.runs_upstream():
-            state = (step,) if request.spec.optimiser.state == "carry" and request.spec.upstreams["init"].run is spec else ()
+        for name, upstream in request.spec.upstreams.items():
+            if upstream.run is None:
+                continue
+            spec, step = upstream.run, upstream.step
+            state = (step,) if name == "init" and request.spec.optimiser.state != "reset" else ()
             base = result.get(spec.id) or wanted.get(spec.id) or Request(spec, {"role": "upstream"}, steps=(spec.steps,))
             merged = base.merged(Request(spec, {}, steps=base.steps, keep=(step,), keep_state=state))
             if lacking(store, merged) and result.get(spec.id) != merged:

@@ -63,20 +63,24 @@ class Training:
         }
         embeddings = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
         self.parameters["non_embedding"] = self.parameters["total"] - sum(embeddings.values())
-        saved = self._saved()
-        if saved:
-            masters_into(model, saved[1])
-        self.engine = Engine(self.spec, self.execution, model)
+        saved, state = self._saved(), self.spec.optimiser.state
         if saved:
             meta, path = saved
-            self.engine.restore(path, meta["optimizer_steps"])
-            self.step, self.seconds = meta["step"], meta["seconds"]
-            self.train_seconds, self.timed_steps = meta["train_seconds"], meta["timed_steps"]
-            self.curve, self.measured, self.samples = meta["curve"], meta["measurements"], meta["samples"]
-        elif self.spec.optimiser.state == "carry":
+        elif state != "reset":
             path = self.store.optimiser_state(init.run.id, init.step)
             if not path.is_file():
                 raise StoreError(f"{path} is not here: train run {init.run.id} again with its optimiser state kept at step {init.step}")
+        if saved or state == "continue":
+            masters_into(model, path)
+        self.engine = Engine(self.spec, self.execution, model)
+        if saved:
+            self.engine.restore(path, meta["step"])
+            self.step, self.seconds = meta["step"], meta["seconds"]
+            self.train_seconds, self.timed_steps = meta["train_seconds"], meta["timed_steps"]
+            self.curve, self.measured, self.samples = meta["curve"], meta["measurements"], meta["samples"]
+        elif state == "continue":
+            self.engine.restore(path, init.step)
+        elif state == "carry":
             self.engine.carry_moments(path, init.step)
 
     def _saved(self) -> tuple[dict, Path] | None:
@@ -100,7 +104,7 @@ class Training:
         self.engine.save_state(path)
         if self.lead:
             meta = {
-                "step": self.step, "optimizer_steps": self._optimizer_steps(), "seconds": self._elapsed(),
+                "step": self.step, "seconds": self._elapsed(),
                 "train_seconds": self.train_seconds, "timed_steps": self.timed_steps, "curve": self.curve,
                 "measurements": self.measured, "samples": self.samples, "file": path.name,
                 "sha256": sha256_file(path), "asked": self._asked(),
@@ -109,11 +113,6 @@ class Training:
             for old in folder.glob("state-*.safetensors"):
                 if old != path:
                     old.unlink()
-
-    def _optimizer_steps(self) -> int:
-        from cptlab.training.optimiser_state import optimizer_steps
-
-        return optimizer_steps(self.engine.deepspeed)
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.began
