@@ -62,6 +62,7 @@ MODEL_CHANGES = {
 }  # fmt: skip
 SCHEDULE_CHANGES = {
     "kind": "wsd", "max_lr": 1e-3, "min_ratio": 0.0, "warmup": 0.01, "start_ratio": 0.5, "decay": 0.1, "horizon_tokens": 10**6,
+    "start_tokens": 0,
 }  # fmt: skip
 OPTIMISER_CHANGES = {"betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.0, "clip": 0.0, "state": "carry"}
 
@@ -261,6 +262,8 @@ def test_canonical_spec_is_json_and_survives_it():
         (lambda: Schedule(kind="step"), "schedule.kind"),
         (lambda: Schedule(max_lr=0), "max_lr"),
         (lambda: Schedule(warmup=2), "warmup"),
+        (lambda: Schedule(start_tokens=-1), "schedule.start_tokens"),
+        (lambda: Schedule(start_tokens=1e6), "schedule.start_tokens"),
         (lambda: Optimiser(state="keep"), "optimiser.state"),
         (lambda: Upstream(), "either"),
         (lambda: Upstream(run=BASE, hub="a/b", revision="x"), "either"),

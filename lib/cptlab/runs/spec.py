@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.errors import require
-from cptlab.identity import PlainSpec, canonical_fields
+from cptlab.identity import ADDED, PlainSpec, canonical_fields
 from cptlab.runs.shapes import ModelSpec, flops_per_token
 
 # Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
@@ -25,6 +25,10 @@ PRECISIONS = ("bf16", "fp32", "fp16")
 STATES = ("reset", "carry", "continue")
 
 
+def _whole(name: str, value: int | None, least: int = 1) -> None:
+    require(value is None or (type(value) is int and value >= least), f"{name} is {value!r}: give a whole number of at least {least}")
+
+
 @dataclass(frozen=True)
 class Schedule(PlainSpec):
     """Learning rate over the steps of one run.
@@ -32,6 +36,10 @@ class Schedule(PlainSpec):
     Every kind begins with a linear (re-)warm-up from ``start_ratio * max_lr`` over ``warmup`` (fraction of the run's steps). Then:
     ``constant`` stays; ``linear`` and ``cosine`` fall to ``min_ratio * max_lr`` at the last step; ``wsd`` (warm-up-stable-decay) stays,
     then falls linearly over the last ``decay`` fraction. ``horizon_tokens`` lets linear and cosine aim at a longer run than this one.
+
+    ``start_tokens`` places the run within a schedule that began so many tokens earlier (0: with this run) and is ``horizon_tokens`` long
+    (None, or less: it ends with this run), both rounded down to whole steps. Every kind then follows that schedule, and its fractions
+    (``warmup``, ``decay``) are of the whole of it.
     """
 
     kind: str = "cosine"
@@ -41,6 +49,7 @@ class Schedule(PlainSpec):
     start_ratio: float = 0.0
     decay: float = 0.2
     horizon_tokens: int | None = None
+    start_tokens: int | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self):
         require(self.kind in SCHEDULES, f"schedule.kind {self.kind!r} is unknown: use one of {', '.join(SCHEDULES)}")
@@ -48,6 +57,7 @@ class Schedule(PlainSpec):
         for name in ("min_ratio", "warmup", "start_ratio", "decay"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"schedule.{name} is {value}: give a fraction from 0 to 1")
+        _whole("schedule.start_tokens", self.start_tokens, 0)
 
 
 @dataclass(frozen=True)
