@@ -21,7 +21,7 @@ from cptlab.training.engine import Engine, masters_into, start_process_group
 from cptlab.training.evaluation import evaluation_windows, measure_checkpoints
 from cptlab.training.matmul_rate import matmul_rate
 from cptlab.training.models import build_model
-from cptlab.training.sampler import Sampler
+from cptlab.training.phases import PhasedSampler
 from cptlab.training.schedules import learning_rate
 
 PROGRESS_SECONDS = 1.0
@@ -43,7 +43,7 @@ class Training:
         self.corpus = open_corpus(self.spec.corpus)
         self.sets = {name: evaluation_windows(self.corpus, name, self.spec.model.context) for name in request.sets}
         training = {name: self.corpus.tokens(name, "train") for name in self.spec.mixture}
-        self.sampler = Sampler(training, dict(self.spec.mixture), self.spec.model.context, self.spec.batch, self.spec.seed)
+        self.sampler = PhasedSampler(self.spec, training)
         self.every = max(1, self.spec.steps // CURVE_ROWS)
         self.curve, self.measured, self.samples = [], [], []
         self.step, self.seconds, self.train_seconds, self.timed_steps = 0, 0.0, 0.0, 0
@@ -216,7 +216,7 @@ class Training:
         rate = self.timed_steps * spec.batch_tokens / self.train_seconds if self.train_seconds else 0.0
         peak = matmul_rate(spec.precision, str(self.engine.device)) * self.world
         return {
-            "steps": spec.steps, "tokens": spec.tokens_trained, "epochs": self.sampler.epochs(spec.steps),
+            "steps": spec.steps, "tokens": spec.tokens_trained, "epochs": self.sampler.epochs(), "shares": self.sampler.shares(),
             "parameters": self.parameters, "flops": per_token * spec.tokens_trained,
             "seconds": round(self._elapsed(), 2), "tokens_per_s": round(rate, 1),
             "utilisation": round(rate * per_token / peak, 4), "matmul_flops_per_s": round(peak),
