@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class PhasedSampler:
     """
 
     def __init__(self, spec: RunSpec, tokens: Mapping[str, np.ndarray]):
-        order = spec.order or DataOrder()
+        self.spec, order = spec, spec.order or DataOrder()
         stretches = reading.stretches(spec)
         #: First step of each phase.
         self.first_steps = [stretch.first for stretch in stretches]
@@ -29,7 +30,10 @@ class PhasedSampler:
             Sampler(tokens, part.mixture, spec.window, spec.batch, spec.seed, order.block_tokens, order.unique_tokens, part.begun)
             for part in stretches
         ]
-        self._counts = reading.counts(spec)
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        return reading.counts(self.spec)  # at the end of the run: it takes a while for one of 10^8 sequences
 
     def phase_of(self, step: int) -> int:
         """Number of the phase, from 0, that update ``step`` (0-based) belongs to."""
