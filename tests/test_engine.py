@@ -163,21 +163,6 @@ def test_the_first_step_uses_the_carried_moments(recipe, store):
     assert any(not bool((weights[True][name] == weights[False][name]).all()) for name in weights[True])
 
 
-def test_the_state_to_carry_is_not_here(recipe, store):
-    base = tiny.spec(recipe, 3)
-    tiny.trained(store, base)
-    record = tiny.trained(store, tiny.target(base, 3, carry=True))
-    assert record["status"] == "failed" and record["error"]["type"] == "StoreError"
-    assert f"train run {base.id} again with its optimiser state kept at step 3" in record["error"]["message"]
-
-
-def test_the_state_to_carry_is_of_other_parameters(recipe, store):
-    base = tiny.spec(recipe, 3, trainable=("*norm*",))
-    tiny.trained(store, base, keep_state=(3,))
-    record = tiny.trained(store, tiny.target(base, 3, carry=True))
-    assert record["status"] == "failed" and "the upstream trained other parameters" in record["error"]["message"]
-
-
 # --- sampling, and one process for many runs --------------------------------------------------------------------------------
 
 

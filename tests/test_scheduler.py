@@ -12,7 +12,7 @@ import tiny
 from cptlab.runs.lacking import lacking
 from cptlab.runs.provenance import collect
 from cptlab.runs.request import Request, log_steps
-from cptlab.runs.spec import Optimiser, Schedule
+from cptlab.runs.spec import Optimiser, Schedule, Upstream
 from cptlab.runs.store import Store
 from cptlab.sweep.progress import progress_line
 from cptlab.sweep.scheduler import chain_flops, needed, train
@@ -76,6 +76,15 @@ def test_needed_stops_at_what_is_there(recipe, store, torch_once):
     assert set(needed(store, [Request(last)])) == {last.id}
     store.checkpoint(arm.id, 3).path.unlink()
     assert set(needed(store, [Request(last)])) == {base.id, arm.id, last.id}
+
+
+def test_only_the_init_upstream_keeps_its_optimiser_state(recipe, store):
+    """A teacher that is another step of the same run needs none."""
+    base = tiny.spec(recipe, 6)
+    upstreams = {"init": Upstream(run=base), "teacher": Upstream(run=base, step=4)}
+    for state, kept in (("reset", ()), ("carry", (6,)), ("continue", (6,))):
+        asked = needed(store, [Request(tiny.target(base, 3, upstreams=upstreams, optimiser=Optimiser(state=state)))])
+        assert asked[base.id].keep_state == kept and sorted(asked[base.id].keep) == [4, 6], state
 
 
 def test_requests_for_one_run_are_merged(recipe, store, sweep):

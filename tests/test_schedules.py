@@ -112,3 +112,35 @@ def test_a_horizon_shorter_than_the_run_is_the_run(kind):
 @pytest.mark.parametrize("kind", ["constant", "wsd"])
 def test_other_kinds_have_no_horizon(kind):
     assert rates(kind=kind, horizon_tokens=1000 * BATCH) == rates(kind=kind)
+
+
+# --- a run within a longer schedule ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("cut", [1, 7, 10, 50, 80, 93])
+def test_parts_of_a_schedule_are_the_schedule(kind, cut):
+    """To the bit, wherever it is cut: in the warm-up, on the plateau, in the decay."""
+    shape = {"kind": kind, "warmup": 0.1, "start_ratio": 0.2, "decay": 0.15, "min_ratio": 0.05}
+    whole = rates(**shape)
+    first = rates(cut, **shape, start_tokens=0, horizon_tokens=TOTAL * BATCH)
+    rest = rates(TOTAL - cut, **shape, start_tokens=cut * BATCH)
+    assert first + rest == whole
+    assert rest == rates(TOTAL - cut, **shape, start_tokens=cut * BATCH, horizon_tokens=TOTAL * BATCH)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_schedule_that_starts_with_the_run_is_the_runs_own(kind):
+    assert rates(kind=kind, start_tokens=0) == rates(kind=kind)
+    assert rates(kind=kind, start_tokens=BATCH - 1) == rates(kind=kind)  # less than a step
+
+
+def test_a_branch_decays_at_once():
+    """The decay of a trunk: wsd from the branch on, its decay a fraction of trunk and branch."""
+    branch = rates(20, kind="wsd", warmup=0.1, decay=0.2, min_ratio=0.0, start_tokens=80 * BATCH)
+    assert branch == [close(1 - (step + 1) / 20) for step in range(19)] + [pytest.approx(0, abs=1e-15)]
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_schedule_does_not_end_before_its_run(kind):
+    assert rates(20, kind=kind, start_tokens=80 * BATCH, horizon_tokens=10 * BATCH) == rates(20, kind=kind, start_tokens=80 * BATCH)

@@ -15,10 +15,10 @@ import pytest
 import cptlab
 from cptlab.corpora.recipe import recipe, recipe_names
 from cptlab.errors import ConfigError
-from cptlab.identity import canonical
+from cptlab.identity import ADDED, PlainSpec, canonical
 from cptlab.runs import spec as spec_module
 from cptlab.runs.shapes import ModelSpec
-from cptlab.runs.spec import Optimiser, RunSpec, Schedule, Upstream
+from cptlab.runs.spec import DataOrder, Optimiser, Phase, RunSpec, Schedule, Upstream
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,13 @@ def spec(**changes):
     return RunSpec(**({"model": model(), "corpus": StubCorpus(), "mixture": {"en": 1}, "tokens": 409600} | changes))
 
 
+def phased(*phases, **changes):
+    return spec(**({"mixture": None, "tokens": None, "phases": phases} | changes))
+
+
 BASE = spec()
+HUB = Upstream(hub="a/b", revision="x")
+AFTER = {"upstreams": {"init": Upstream(run=BASE)}, "seed": 2}
 
 # A valid change of every field. The test below fails when a field is added and not listed here.
 RUN_CHANGES = {
@@ -55,6 +61,8 @@ RUN_CHANGES = {
     "upstreams": {"init": Upstream(run=BASE)},
     "precision": "fp32",
     "seed": 1,
+    "order": DataOrder(unique_tokens=4096),
+    "phases": None,  # takes mixture and tokens with it
 }
 MODEL_CHANGES = {
     "layers": 3, "width": 128, "heads": 1, "ffn": 128, "vocab": None, "context": 256, "kv_heads": 2, "family": "gpt-neox", "tied": True,
@@ -62,7 +70,10 @@ MODEL_CHANGES = {
 }  # fmt: skip
 SCHEDULE_CHANGES = {
     "kind": "wsd", "max_lr": 1e-3, "min_ratio": 0.0, "warmup": 0.01, "start_ratio": 0.5, "decay": 0.1, "horizon_tokens": 10**6,
+    "start_tokens": 0,
 }  # fmt: skip
+ORDER_CHANGES = {"block_tokens": 1024, "follow": True, "unique_tokens": 4096}
+PHASE_CHANGES = {"tokens": 8192, "mixture": {"fr": 1}}
 OPTIMISER_CHANGES = {"betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.0, "clip": 0.0, "state": "carry"}
 
 
@@ -71,13 +82,21 @@ def changed_specs():
     yield from ((f"model.{name}", spec(model=model(**{name: value}))) for name, value in MODEL_CHANGES.items() if value is not None)
     yield "model.vocab", spec(model=model(vocab=1024), corpus=StubCorpus(vocab=1024))
     yield from ((f"schedule.{name}", spec(schedule=Schedule(**{name: value}))) for name, value in SCHEDULE_CHANGES.items())
+    yield from ((f"order.{name}", spec(order=DataOrder(**{name: value}), **AFTER)) for name, value in ORDER_CHANGES.items())
+    yield "phases", phased(Phase(204800, {"en": 1}), Phase(204800, {"en": 1}))
+    for name, value in PHASE_CHANGES.items():
+        yield f"phases.{name}", phased(Phase(204800, {"en": 1}), Phase(**({"tokens": 204800, "mixture": {"en": 1}} | {name: value})))
+    yield "init alone", spec(**AFTER)
     for name, value in OPTIMISER_CHANGES.items():
         yield f"optimiser.{name}", spec(optimiser=Optimiser(**{name: value}), upstreams={"init": Upstream(run=BASE)})
 
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [(RunSpec, RUN_CHANGES), (ModelSpec, MODEL_CHANGES), (Schedule, SCHEDULE_CHANGES), (Optimiser, OPTIMISER_CHANGES)],
+    [
+        *((RunSpec, RUN_CHANGES), (ModelSpec, MODEL_CHANGES), (Schedule, SCHEDULE_CHANGES), (Optimiser, OPTIMISER_CHANGES)),
+        *((DataOrder, ORDER_CHANGES), (Phase, PHASE_CHANGES)),
+    ],
 )
 def test_every_field_is_tried(kind, changes):
     assert [f.name for f in dataclasses.fields(kind)] == list(changes)
@@ -105,7 +124,8 @@ def test_golden_identity():
         precision="fp32",
         seed=3,
     )
-    assert full.id == "4e356cfb266c0a0a"
+    assert full.id == "bed313822c78be95"
+    assert replace(full, mixture={"fr": 1}, order=None).id == "bc189becf480372a"
 
 
 def test_a_new_recipe_version_is_another_identity(monkeypatch):
@@ -197,6 +217,49 @@ def test_a_spec_cannot_be_changed():
     assert dict(one.mixture) == {"en": 1.0}
 
 
+# --- data order and phases ---------------------------------------------------------------------------------------------------
+
+
+def test_a_single_source_keeps_its_identity_and_a_mixture_has_an_order():
+    assert BASE.order is None and spec(order=DataOrder()).id == BASE.id
+    assert spec(order=DataOrder(block_tokens=128)).id == BASE.id  # the context
+    mixed = spec(mixture={"en": 1, "fr": 1})
+    assert mixed.order == DataOrder() and spec(mixture={"en": 1, "fr": 1}, order=DataOrder()).id == mixed.id
+    assert spec(order=DataOrder(unique_tokens=4100)).id == spec(order=DataOrder(unique_tokens=4096)).id  # whole blocks
+    assert spec(order=DataOrder(512, unique_tokens=4500)).order == DataOrder(512, unique_tokens=4096)
+    for one in (mixed, phased(Phase(8192, {"en": 1}), Phase(8192, {"en": 1, "fr": 1}))):
+        assert pickle.loads(pickle.dumps(one)).id == one.id == replace(one).id == replace(one, mixture=dict(one.mixture)).id
+
+
+def test_a_run_that_finds_nothing_to_follow_is_the_run_that_does_not():
+    plain = spec(**AFTER, mixture={"fr": 1})
+    assert spec(**AFTER, mixture={"fr": 1}, order=DataOrder(follow=True)).id == plain.id
+    both = spec(**AFTER, mixture={"fr": 9, "en": 1}, order=DataOrder(follow=True))
+    assert both.order.follow and both.id != spec(**AFTER, mixture={"fr": 9, "en": 1}).id
+    later = spec(upstreams={"init": Upstream(run=plain)}, order=DataOrder(follow=True))
+    assert later.order.follow  # the base behind the arm read it
+
+
+def test_texts_of_another_corpus_are_not_read_on():
+    other = spec(corpus=StubCorpus(fingerprint="cd" * 32), **AFTER)
+    assert spec(corpus=StubCorpus(name="renamed"), **AFTER, order=DataOrder(follow=True)).order.follow
+    with pytest.raises(ConfigError, match="order.follow.*corpus 'stub'"):
+        spec(corpus=StubCorpus(fingerprint="cd" * 32), **AFTER, order=DataOrder(follow=True))
+    back = spec(upstreams={"init": Upstream(run=other)}, order=DataOrder(follow=True))
+    assert back.order.follow  # BASE, on this corpus, stands behind the other
+
+
+def test_phases_give_mixture_and_tokens():
+    one = phased(Phase(8192, {"en": 1}), Phase(4096 * 6 + 5, {"en": 1, "fr": 3}))
+    assert one.tokens == one.tokens_trained == 8 * 4096 and one.steps == 8
+    assert dict(one.mixture) == pytest.approx({"en": 2 / 8 + 6 / 8 / 4, "fr": 6 / 8 * 3 / 4})
+    assert [phase.tokens for phase in one.phases] == [8192, 4096 * 6] and dict(one.phases[1].mixture) == {"en": 0.25, "fr": 0.75}
+    assert one.order == DataOrder() and phased(Phase(8192, {"en": 1}), Phase(8192, {"en": 1})).order is None
+    assert phased(*one.phases, mixture=dict(one.mixture), tokens=one.tokens).id == one.id
+    assert replace(one, seed=5).phases == one.phases
+    assert spec(phases=[]).id == BASE.id
+
+
 class Thing:
     pass
 
@@ -223,10 +286,33 @@ def test_canonical_forms():
     assert list(canonical({"b": 1, "a": 1})) == ["a", "b"]
 
 
+def test_an_added_field_is_left_out_at_its_default():
+    @dataclass(frozen=True)
+    class Grown(PlainSpec):
+        old: int = 1
+        new: tuple = dataclasses.field(default=(), metadata=ADDED)
+
+    assert Grown().canonical() == {"old": 1} and Grown(new=(2,)).canonical() == {"old": 1, "new": [2]}
+
+
+def test_an_added_field_with_a_factory_is_refused():
+    """Its default could not be told from a value, and every identity would change."""
+
+    @dataclass(frozen=True)
+    class Grown(PlainSpec):
+        new: dict = dataclasses.field(default_factory=dict, metadata=ADDED)
+
+    with pytest.raises(TypeError, match=r"Grown\.new is marked ADDED"):
+        canonical(Grown())
+
+
 def test_canonical_spec_is_json_and_survives_it():
     one = spec(mixture={"en": 1, "fr": 2}, schedule=Schedule(max_lr=0.1 + 0.2))
     assert json.loads(json.dumps(one.canonical(), allow_nan=False)) == one.canonical()
-    assert set(one.canonical()) == {f.name for f in dataclasses.fields(RunSpec)}
+    every = {f.name for f in dataclasses.fields(RunSpec)}
+    assert set(one.canonical()) == every - {"phases"} and set(BASE.canonical()) == every - {"phases", "order"}
+    both = phased(Phase(8192, {"en": 1}), Phase(8192, {"en": 1, "fr": 1}))
+    assert set(both.canonical()) == every and json.loads(json.dumps(both.canonical(), allow_nan=False)) == both.canonical()
 
 
 @pytest.mark.parametrize(
@@ -241,6 +327,8 @@ def test_canonical_spec_is_json_and_survives_it():
         (lambda: Schedule(kind="step"), "schedule.kind"),
         (lambda: Schedule(max_lr=0), "max_lr"),
         (lambda: Schedule(warmup=2), "warmup"),
+        (lambda: Schedule(start_tokens=-1), "schedule.start_tokens"),
+        (lambda: Schedule(start_tokens=1e6), "schedule.start_tokens"),
         (lambda: Optimiser(state="keep"), "optimiser.state"),
         (lambda: Upstream(), "either"),
         (lambda: Upstream(run=BASE, hub="a/b", revision="x"), "either"),
@@ -257,6 +345,24 @@ def test_canonical_spec_is_json_and_survives_it():
         (lambda: spec(model=model(vocab=1024)), "vocab"),
         (lambda: spec(model=model(family="hub")), "init"),
         (lambda: spec(optimiser=Optimiser(state="carry")), "carry"),
+        (lambda: DataOrder(block_tokens=0), "order.block_tokens"),
+        (lambda: DataOrder(unique_tokens=1e6), "order.unique_tokens"),
+        (lambda: spec(order=DataOrder(block_tokens=192)), "order.block_tokens = 192 is not a multiple of the context, 128"),
+        (lambda: spec(order=DataOrder(unique_tokens=127)), "order.unique_tokens = 127 is less than one block of 128"),
+        (lambda: spec(order=DataOrder(follow=True)), "order.follow.*'init'"),
+        (lambda: spec(model=model(family="hub"), order=DataOrder(follow=True), upstreams={"init": HUB}), "order.follow.*'init'"),
+        (lambda: spec(**AFTER, order=DataOrder(256, True)), "order.follow.*block_tokens = 128 and unique_tokens = None, this one has 256"),
+        (lambda: spec(**AFTER, order=DataOrder(None, True, 4096)), "order.follow.*this one has 128 and 4096"),
+        (lambda: spec(mixture=None), "without phases"),
+        (lambda: spec(tokens=None), "without phases"),
+        (lambda: phased(Phase(8192, {"en": 1})), "one phase"),
+        (lambda: phased(Phase(8192, {"en": 1}), Phase(4095, {"en": 1})), "phases.1..tokens = 4095 is less than one batch"),
+        (lambda: phased(Phase(8192, {"en": 1}), Phase(8192, {"de": 1})), "de"),
+        (lambda: phased(Phase(8192, {"en": 1}), Phase(8192, {"fr": 1}), tokens=8192), "tokens = 8192 .*give None for both"),
+        (lambda: phased(Phase(8192, {"en": 1}), Phase(8192, {"fr": 1}), mixture={"en": 1}), "give None for both"),
+        (lambda: Phase(0, {"en": 1}), "phase.tokens"),
+        (lambda: Phase(8192, {"en": -1}), "mixture"),
+        (lambda: spec(optimiser=Optimiser(state="continue")), "continue"),
     ],
 )  # fmt: skip
 def test_impossible_specs_are_refused_by_name(make, named):

@@ -7,7 +7,7 @@ import yaml
 from cptlab import study as study_module
 from cptlab.errors import ConfigError
 from cptlab.runs.execution import Execution
-from cptlab.runs.spec import Upstream
+from cptlab.runs.spec import DataOrder, Phase, Upstream
 from cptlab.study import Settings, Study, load_profile, open_study, profile_names
 
 CONTENT = {
@@ -140,6 +140,9 @@ def test_run_is_in_the_profiles_frame(tmp_path, recipe, monkeypatch):
     assert arm.upstreams["init"] == Upstream(run=base, step=base.steps) and arm.schedule.kind == "wsd" and arm.optimiser.state == "carry"
     early = study.run("0.03M", "two", 4096, 1e-3, init=Upstream(run=base, step=2), precision="bf16", trainable=("*norm*",))
     assert early.upstreams["init"].step == 2 and early.precision == "bf16" and early.trainable == ("*norm*",)
+    phases = (Phase(4096, {"one": 1}), Phase(2048, {"two": 1}))
+    annealed = study.run("0.03M", None, None, 1e-3, init=base, phases=phases, order=DataOrder(follow=True))
+    assert annealed.tokens == 6144 and annealed.phases == phases and annealed.order.follow
     grid = study.grid(sets=("two:4",))
     grid.add(arm, arm="continual")
     assert grid.execution == study.execution and grid.requests[0].sets == ("two:4",) and grid.requests[0].labels["notebook"] == "02_x"

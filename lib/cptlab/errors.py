@@ -29,3 +29,8 @@ def require(condition: bool, message: str) -> None:
     """Raise :class:`ConfigError` with ``message`` unless ``condition`` holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def require_whole(name: str, value: int | None, least: int = 1) -> None:
+    """Raise :class:`ConfigError` unless the setting ``name`` is None or a whole number of at least ``least``."""
+    require(value is None or (type(value) is int and value >= least), f"{name} is {value!r}: give a whole number of at least {least}")

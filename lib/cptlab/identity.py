@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -35,12 +35,20 @@ def canonical(value: Any) -> Any:
 
 
 # For a field added after the first records: ``field(default=..., metadata=ADDED)`` leaves it out of the canonical form while it has its
-# default, so that a run described before the field existed keeps its identity. The default must then mean "as it was before".
+# default, so that a run described before the field existed keeps its identity. The default must then mean "as it was before". A
+# ``default_factory`` will not do: a dataclass keeps no default to compare with then, and every identity would change.
 ADDED = {"left_out_at_default": True}
 
 
 def canonical_fields(spec: Any, leave_out: tuple[str, ...] = ()) -> dict:
-    """Canonical fields of a dataclass."""
+    """Canonical fields of a dataclass.
+
+    Raises:
+        TypeError: a field marked ADDED has a ``default_factory``.
+    """
+    for f in fields(spec):
+        if f.metadata.get("left_out_at_default") and f.default is MISSING:
+            raise TypeError(f"{type(spec).__name__}.{f.name} is marked ADDED without a plain default: give default=None or (), no factory")
     return {
         f.name: canonical(getattr(spec, f.name))
         for f in fields(spec)

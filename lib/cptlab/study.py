@@ -117,8 +117,8 @@ class Study:
     def run(
         self,
         size: str,
-        mixture: dict[str, float] | str,
-        tokens: int,
+        mixture: dict[str, float] | str | None,
+        tokens: int | None,
         lr: float,
         seed: int = 0,
         init: RunSpec | Upstream | None = None,
@@ -130,8 +130,8 @@ class Study:
 
         Args:
             size: name of a shape.
-            mixture: source, or weights of several.
-            tokens: budget.
+            mixture: source, or weights of several; None with ``phases``.
+            tokens: budget; None with ``phases``.
             lr: maximum learning rate.
             init: run (its last step) or upstream to start from; None: random weights.
             schedule: other fields of :class:`Schedule`, cosine by default.
@@ -148,7 +148,7 @@ class Study:
             model=model,
             corpus=corpus,
             mixture={mixture: 1.0} if isinstance(mixture, str) else mixture,
-            tokens=int(tokens),
+            tokens=None if tokens is None else int(tokens),
             schedule=Schedule(max_lr=lr, **(schedule or {})),
             optimiser=Optimiser(**(optimiser or {})),
             upstreams=upstreams,

@@ -5,13 +5,14 @@ fingerprint and the identities of the runs it starts from. Device, paths, thread
 they say how a run is executed (:class:`cptlab.runs.execution.Execution`), not what it is.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
 from cptlab.corpora.recipe import CorpusRecipe
-from cptlab.errors import require
-from cptlab.identity import PlainSpec, canonical_fields, digest
+from cptlab.errors import require, require_whole
+from cptlab.identity import ADDED, PlainSpec, canonical_fields, digest
+from cptlab.runs.data_order import DataOrder, Phase, normalised, plain, rebuild, settled_order, settled_phases
 from cptlab.runs.shapes import ModelSpec, flops_per_token
 
 # Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
@@ -20,6 +21,7 @@ RECIPE_VERSION = 1
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 OBJECTIVES = ("token",)
 PRECISIONS = ("bf16", "fp32", "fp16")
+STATES = ("reset", "carry", "continue")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Schedule(PlainSpec):
     Every kind begins with a linear (re-)warm-up from ``start_ratio * max_lr`` over ``warmup`` (fraction of the run's steps). Then:
     ``constant`` stays; ``linear`` and ``cosine`` fall to ``min_ratio * max_lr`` at the last step; ``wsd`` (warm-up-stable-decay) stays,
     then falls linearly over the last ``decay`` fraction. ``horizon_tokens`` lets linear and cosine aim at a longer run than this one.
+
+    ``start_tokens`` places the run within a schedule that began so many tokens earlier (0: with this run) and is ``horizon_tokens`` long
+    (None, or less: it ends with this run), both rounded down to whole steps. Every kind then follows that schedule, and its fractions
+    (``warmup``, ``decay``) are of the whole of it.
     """
 
     kind: str = "cosine"
@@ -38,6 +44,7 @@ class Schedule(PlainSpec):
     start_ratio: float = 0.0
     decay: float = 0.2
     horizon_tokens: int | None = None
+    start_tokens: int | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self):
         require(self.kind in SCHEDULES, f"schedule.kind {self.kind!r} is unknown: use one of {', '.join(SCHEDULES)}")
@@ -45,13 +52,17 @@ class Schedule(PlainSpec):
         for name in ("min_ratio", "warmup", "start_ratio", "decay"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"schedule.{name} is {value}: give a fraction from 0 to 1")
+        require_whole("schedule.start_tokens", self.start_tokens, 0)
 
 
 @dataclass(frozen=True)
 class Optimiser(PlainSpec):
     """AdamW with clipping of the global gradient norm.
 
-    ``state``: ``reset`` starts with empty moments, ``carry`` takes those of the ``init`` upstream.
+    ``state``: ``reset`` starts with empty moments; ``carry`` takes the moments and Adam's step count of the ``init`` upstream, the weights
+    being its checkpoint's, in its precision; ``continue`` takes its fp32 master weights, too: the run goes on as if it had never stopped.
+    Parameters that the upstream left frozen start with their checkpoint's weights and empty moments, but share the step count: Adam then
+    hardly corrects their moments for having begun at zero (at the default betas their first update is 0.45 of a fresh one).
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -61,7 +72,7 @@ class Optimiser(PlainSpec):
     state: str = "reset"
 
     def __post_init__(self):
-        require(self.state in ("reset", "carry"), f"optimiser.state {self.state!r} is unknown: use 'reset' or 'carry'")
+        require(self.state in STATES, f"optimiser.state {self.state!r} is unknown: use one of {', '.join(STATES)}")
 
 
 @dataclass(frozen=True)
@@ -97,19 +108,24 @@ class RunSpec:
     Args:
         model: the shape.
         corpus: recipe of the corpus; only its fingerprint enters the identity.
-        mixture: weight of each of the corpus's sources; normalised to sum to 1. A sequence is drawn from one source.
-        tokens: budget in tokens; rounded down to whole steps.
+        mixture: weight of each of the corpus's sources; normalised to sum to 1. A sequence is from one source, and the shares are exact.
+            None with ``phases``: their mixtures, weighted by their tokens.
+        tokens: budget in tokens; rounded down to whole steps. None with ``phases``: their sum.
         batch_tokens: tokens a step (global batch).
         trainable: ``("*",)`` or shell patterns of parameter names to train; the others stay frozen.
         upstreams: ``init`` gives the starting weights; other names are for objectives that need them (a teacher).
         precision: ``bf16`` (fp32 master weights), ``fp32`` or ``fp16`` (dynamic loss scale).
         seed: of the initial weights and of the data order.
+        order: in which order the sources are read; None, for a single source alone: as ``DataOrder()`` says.
+        phases: two or more parts of the run with mixtures of their own, under one schedule. Each mixes its sources anew and reads every
+            source on where the one before stopped: the run is the chain of its phases as runs, to the bit, each of which continues the
+            one before (``optimiser.state``), follows it (``order``) and goes on along the schedule (``start_tokens``).
     """
 
     model: ModelSpec
     corpus: CorpusRecipe
-    mixture: dict
-    tokens: int
+    mixture: dict | None
+    tokens: int | None
     batch_tokens: int = 4096
     schedule: Schedule = field(default_factory=Schedule)
     optimiser: Optimiser = field(default_factory=Optimiser)
@@ -118,8 +134,14 @@ class RunSpec:
     upstreams: dict = field(default_factory=dict)
     precision: str = "bf16"
     seed: int = 0
+    order: DataOrder | None = field(default=None, metadata=ADDED)
+    phases: tuple[Phase, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self):
+        object.__setattr__(self, "phases", tuple(self.phases))
+        if self.phases or self.mixture is None or self.tokens is None:
+            for name, value in settled_phases(self).items():
+                object.__setattr__(self, name, value)
         require(self.objective in OBJECTIVES, f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
         require(self.precision in PRECISIONS, f"precision {self.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
         require(
@@ -130,24 +152,24 @@ class RunSpec:
         unknown = sorted(set(self.mixture) - set(self.corpus.names))
         require(not unknown, f"mixture names {unknown}, which corpus {self.corpus.name!r} lacks: it has {', '.join(self.corpus.names)}")
         require(
-            bool(self.mixture) and all(weight >= 0 for weight in self.mixture.values()) and sum(self.mixture.values()) > 0,
-            f"mixture {self.mixture} has no positive weight or a negative one",
-        )
-        require(
             self.model.vocab == self.corpus.vocab or self.model.family == "hub",
             f"model.vocab = {self.model.vocab}, but corpus {self.corpus.name!r} has a vocabulary of {self.corpus.vocab}",
         )
         require(self.model.family != "hub" or "init" in self.upstreams, "a model of family 'hub' needs an upstream named 'init'")
         require(
             self.optimiser.state == "reset" or self._init_run() is not None,
-            "optimiser.state = 'carry' needs an upstream run named 'init'",
+            f"optimiser.state = {self.optimiser.state!r} needs an upstream run named 'init'",
         )
-        total = sum(self.mixture.values())
-        total = 1.0 if abs(total - 1) < 1e-12 else total  # weights already normalised keep their bits, or a copy would be another run
         # Dictionaries are stored sorted and read-only, so that a spec can be neither changed nor told apart by insertion order.
-        object.__setattr__(self, "mixture", MappingProxyType({k: self.mixture[k] / total for k in sorted(self.mixture) if self.mixture[k]}))
+        object.__setattr__(self, "mixture", normalised(self.mixture))
         object.__setattr__(self, "upstreams", MappingProxyType({k: self.upstreams[k] for k in sorted(self.upstreams)}))
         object.__setattr__(self, "trainable", tuple(self.trainable))
+        object.__setattr__(self, "order", settled_order(self))
+
+    def chain(self) -> "list[tuple[RunSpec, int]]":
+        """The runs behind ``init``, nearest first, each with the step that the next one starts from."""
+        upstream = self.upstreams.get("init")
+        return [] if upstream is None or upstream.run is None else [(upstream.run, upstream.step), *upstream.run.chain()]
 
     def _init_run(self) -> "RunSpec | None":
         return self.upstreams["init"].run if "init" in self.upstreams else None
@@ -172,6 +194,11 @@ class RunSpec:
         """Sequences a step."""
         return self.batch_tokens // self.model.context
 
+    @property
+    def window(self) -> int:
+        """Tokens of a sequence."""
+        return self.batch_tokens // self.batch
+
     def canonical(self) -> dict:
         """The spec as plain JSON: the corpus by fingerprint, upstream runs by id."""
         values = canonical_fields(self, leave_out=("corpus",))
@@ -193,16 +220,10 @@ class RunSpec:
         return [(up.run, up.step) for up in self.upstreams.values() if up.run is not None]
 
     def __reduce__(self):  # mapping proxies do not pickle; rebuild from plain values
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["mixture"], values["upstreams"] = dict(self.mixture), dict(self.upstreams)
-        return (_rebuild, (values,))
+        return rebuild, (RunSpec, plain(self))
 
     def __hash__(self):
         return hash(self.id)
 
     def __eq__(self, other):
         return isinstance(other, RunSpec) and self.id == other.id
-
-
-def _rebuild(values: dict) -> RunSpec:
-    return RunSpec(**values)

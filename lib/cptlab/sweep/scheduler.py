@@ -34,6 +34,8 @@ def needed(store: Store, requests: Iterable[Request]) -> dict[str, Request]:
     queue = [request for request in wanted.values() if lacking(store, request)]
     while queue:
         request = queue.pop()
+        if request.id in result:  # two upstreams of one run may be two steps of another
+            request = result[request.id].merged(request)
         result[request.id] = request
         if not lacking(store, request).train:
             continue

@@ -16,7 +16,7 @@ from deepspeed.accelerator import get_accelerator
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from cptlab.errors import ConfigError, TrainingError
+from cptlab.errors import ConfigError
 from cptlab.files import atomic_json, atomic_write_with
 from cptlab.runs.execution import Execution
 from cptlab.runs.spec import RunSpec
@@ -234,22 +234,19 @@ class Engine:
             atomic_write_with(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 
     def save_state(self, path: Path) -> None:
-        """Write masters and moments. A collective call on several ranks."""
+        """Write masters, moments and Adam's step count. A collective call on several ranks."""
         tensors = optimiser_state.read_state(self.deepspeed)
         if self.rank == 0:
-            atomic_write_with(path, lambda temporary: save_file(tensors, temporary))
+            note = {"optimizer_steps": str(optimiser_state.optimizer_steps(self.deepspeed))}
+            atomic_write_with(path, lambda temporary: save_file(tensors, temporary, metadata=note))
 
-    def restore(self, path: Path, steps: int) -> None:
-        """Take masters and moments from a file of :meth:`save_state`, after ``steps`` updates."""
-        optimiser_state.write_state(self.deepspeed, load_file(path), steps)
+    def restore(self, path: Path, step: int) -> None:
+        """Take masters, moments and step count from a file of :meth:`save_state`, written at ``step`` of its run."""
+        optimiser_state.write_state(self.deepspeed, *optimiser_state.read_file(path, step))
 
-    def carry_moments(self, path: Path, steps: int) -> None:
-        """Take only the Adam moments, those of another run after ``steps`` updates."""
-        tensors = load_file(path)
-        missing = [name for name in optimiser_state.named_trainable(self.deepspeed) if f"exp_avg/{name}" not in tensors]
-        if missing:
-            raise TrainingError(f"the optimiser state to carry over, {path}, lacks {missing[:3]}: the upstream trained other parameters")
-        optimiser_state.write_moments(self.deepspeed, tensors, steps)
+    def carry_moments(self, path: Path, step: int) -> None:
+        """Take only moments and step count."""
+        optimiser_state.write_moments(self.deepspeed, *optimiser_state.read_file(path, step))
 
     def close(self) -> None:
         """Free the engine; the next run of this process builds its own."""
@@ -258,9 +255,12 @@ class Engine:
 
 
 def masters_into(model: PreTrainedModel, path: Path) -> None:
-    """Copy saved fp32 masters into a model about to be given to the engine, so that its rounded weights agree with them."""
+    """Copy saved fp32 masters into a model about to be given to the engine, so that its rounded weights agree with them.
+
+    Frozen parameters keep their checkpoint's weights: a state saved later lacks them, and a resumed run must find the same ones.
+    """
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if f"master/{name}" in tensors:
+            if parameter.requires_grad and f"master/{name}" in tensors:
                 parameter.copy_(tensors[f"master/{name}"])

@@ -1,7 +1,9 @@
 """What is checked before a run reads weights or text: that they are those which the records name."""
 
+from pathlib import Path
+
 from cptlab.corpora.shards import Corpus
-from cptlab.errors import TrainingError
+from cptlab.errors import StoreError, TrainingError
 from cptlab.runs.evaluation_sets import EvaluationSet
 from cptlab.runs.provenance import drift
 from cptlab.runs.request import Request
@@ -22,6 +24,21 @@ def upstream_weights(store: Store, upstream: Upstream) -> Checkpoint:
         raise TrainingError(f"the weights of the upstream, run {upstream.run.id} step {upstream.step}, are not here: train it first")
     found.verified()
     return found
+
+
+def kept_state(store: Store, upstream: Upstream) -> Path:
+    """The optimiser state kept at the step that an upstream names, its content compared with the hash noted beside it.
+
+    Raises:
+        StoreError: it is not here, or it is another file.
+    """
+    found = store.optimiser_state(upstream.run.id, upstream.step)
+    if found is None:
+        raise StoreError(
+            f"the optimiser state of run {upstream.run.id} is not here: train run {upstream.run.id} again with its optimiser state kept "
+            f"at step {upstream.step}"
+        )
+    return found.verified()
 
 
 def check_text(corpus: Corpus, request: Request, store: Store, view: View) -> None:

@@ -2,11 +2,17 @@
 
 DeepSpeed's own checkpoints are pickles bound to a world size; the state here is one safetensors file of fp32 master weights and Adam
 moments a parameter, so that it can be hashed, read without unpickling, resumed on another machine and handed to another run
-(``optimiser.state = "carry"``).
+(``optimiser.state`` ``carry`` and ``continue``). Adam's step count, one for all parameters, stands in the file's metadata.
 """
+
+from pathlib import Path
 
 import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from cptlab.errors import TrainingError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -66,19 +72,37 @@ def read_state(engine) -> dict[str, torch.Tensor]:
     return out
 
 
+def read_file(path: Path, step: int) -> tuple[dict[str, torch.Tensor], int]:
+    """A state and Adam's step count, ``step`` where the file is from before it was noted."""
+    with safe_open(path, "pt") as file:
+        steps = (file.metadata() or {}).get("optimizer_steps", step)
+    return load_file(path), int(steps)
+
+
 def parameter_shape(parameter: torch.nn.Parameter) -> torch.Size:
     """Full shape, also of a parameter that ZeRO stage 3 has partitioned."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def write_moments(engine, tensors: dict[str, torch.Tensor], steps: int) -> None:
-    """Give Adam the moments in ``tensors`` and its step count."""
+    """Give Adam the moments in ``tensors`` and its step count; parameters that ``tensors`` lacks have empty moments.
+
+    Raises:
+        TrainingError: ``tensors`` has none of the parameters.
+    """
+    if not any(f"exp_avg/{name}" in tensors for name in named_trainable(engine)):
+        raise TrainingError(
+            "the upstream trained other parameters alone, so that there is nothing to take over: use optimiser.state = 'reset'"
+        )
     reset_moments(engine, steps)
     _write(engine, tensors, MOMENTS)
 
 
 def write_state(engine, tensors: dict[str, torch.Tensor], steps: int) -> None:
-    """Give the engine the masters and moments in ``tensors``. The model must already hold the masters, rounded to its precision."""
+    """Give the engine the masters and moments in ``tensors``. The model must already hold the masters, rounded to its precision.
+
+    Parameters that ``tensors`` lacks keep the weights that they have.
+    """
     write_moments(engine, tensors, steps)
     _write(engine, tensors, ("master",))
 
@@ -87,7 +111,7 @@ def _write(engine, tensors: dict[str, torch.Tensor], keys: tuple[str, ...]) -> N
     masters, base = _masters(engine), _base_optimizer(engine)
     with torch.no_grad():
         for name, parameter in named_trainable(engine).items():
-            for key in keys:
+            for key in keys if f"exp_avg/{name}" in tensors else ():
                 value = tensors[f"{key}/{name}"].to(engine.device)
                 if masters is not None:
                     tensor = masters[id(parameter)]

@@ -1,78 +1,89 @@
-"""Which sequences a step trains on: a pure function of the run's seed and the step.
+"""Which windows of text a step trains on: a pure function of the data order, the seed and the step.
 
-Sequence number ``i`` of a run is drawn from a source by the mixture's weights and takes that source's next window of ``context + 1``
-tokens in an order shuffled anew each epoch. Nothing depends on how many processes train, on where a run was interrupted or on its
-total length: a longer run begins with the same sequences.
+Sequence number ``i`` is from the source that :class:`~cptlab.runs.reading.Turns` names and takes that source's next window of
+``context + 1`` tokens, in an order shuffled anew each pass. A source's order depends on nothing but the seed and its text: not on what it
+is mixed with, nor on how many processes train, where a run was interrupted or its total length: a longer run begins with the same windows.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
-BLOCK = 4096  # sequences whose sources are drawn by one generator
+from cptlab.runs.reading import BLOCK, Place, Turns
 
 
 class Sampler:
-    """Order of the training windows of one run.
+    """Order of the training windows of one run, or of one phase.
 
     Args:
         tokens: one array of tokens a source, shape [n].
-        weights: probability of each source, summing to 1.
+        weights: share of each source, summing to 1.
         context: window length in tokens; a window holds one token more, the last label.
         batch: sequences a step.
         seed: of the run.
+        block: the text is permuted in blocks of so many tokens (a multiple of ``context``, the default), each read window after window.
+        unique: cap of unique tokens a source: the first blocks of the first pass; None: all of the text.
+        begun: where sources are read from; those left out from the start, in the order of ``seed``.
     """
 
-    def __init__(self, tokens: dict[str, np.ndarray], weights: dict[str, float], context: int, batch: int, seed: int):
-        self.names = sorted(weights)
-        self.tokens = tokens
-        self.context, self.batch, self.seed = context, batch, seed
-        self.windows = {name: (len(tokens[name]) - 1) // context for name in self.names}
-        short = [name for name in self.names if self.windows[name] < 1]
+    def __init__(
+        self,
+        tokens: Mapping[str, np.ndarray],
+        weights: Mapping[str, float],
+        context: int,
+        batch: int,
+        seed: int,
+        block: int | None = None,
+        unique: int | None = None,
+        begun: Mapping[str, Place] | None = None,
+    ):
+        self.turns = Turns(weights, seed)
+        self.names = self.turns.names
+        self.tokens, self.context, self.batch = tokens, context, batch
+        self.block = block or context
+        self.begun = {name: (begun or {}).get(name, Place(seed, 0)) for name in self.names}
+        self._blocks = {name: (len(tokens[name]) - 1) // self.block for name in self.names}
+        short = [name for name in self.names if self._blocks[name] < 1]
         if short:
-            raise ValueError(f"sources {short} have fewer than {context + 1} training tokens: use a shorter context or more text")
-        self._edges = np.cumsum([weights[name] for name in self.names])
-        self._edges[-1] = 1.0
-        self._sources = np.empty(0, np.uint8)
-        self._ranks = np.empty(0, np.int64)
-        self._counts = np.zeros(len(self.names), np.int64)
-        self._orders: dict[tuple[int, int], np.ndarray] = {}
+            raise ValueError(
+                f"sources {short} have fewer than {self.block + 1} training tokens: "
+                "use a shorter context (or order.block_tokens) or more text"
+            )
+        self._unique = {name: min(number, (unique or len(tokens[name])) // self.block) for name, number in self._blocks.items()}
+        #: Windows of one pass over each source.
+        self.windows = {name: number * (self.block // context) for name, number in self._unique.items()}
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
+        self._turn: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
 
-    def _extend(self, length: int) -> None:
-        """Draw sources, and each sequence's rank within its source, until ``length`` sequences are known."""
-        while len(self._sources) < length:
-            block = len(self._sources) // BLOCK
-            draws = np.random.Generator(np.random.Philox(key=[self.seed, block])).random(BLOCK)
-            sources = np.searchsorted(self._edges, draws, side="right").astype(np.uint8)
-            ranks = np.empty(BLOCK, np.int64)
-            for index in range(len(self.names)):
-                mine = sources == index
-                ranks[mine] = self._counts[index] + np.arange(mine.sum())
-                self._counts[index] += mine.sum()
-            self._sources = np.concatenate([self._sources, sources])
-            self._ranks = np.concatenate([self._ranks, ranks])
+    def _order(self, name: str, epoch: int) -> np.ndarray:
+        """Blocks of a source in the order of one pass."""
+        if name not in self._orders or self._orders[name][0] != epoch:
+            unique, blocks = self._unique[name], self._blocks[name]
 
-    def _order(self, source: int, epoch: int) -> np.ndarray:
-        if (source, epoch) not in self._orders:
-            self._orders = {key: value for key, value in self._orders.items() if key[0] != source}
-            generator = np.random.Generator(np.random.Philox(key=[self.seed, (source + 1) * 2**32 + epoch]))
-            self._orders[source, epoch] = generator.permutation(self.windows[self.names[source]])
-        return self._orders[source, epoch]
+            def permutation(epoch: int, count: int) -> np.ndarray:
+                # One key for all sources, beyond those of the turns: mixing a source in changes no other's order.
+                return np.random.Generator(np.random.Philox(key=[self.begun[name].seed, 2**32 + epoch])).permutation(count)
+
+            if unique == blocks:
+                order = permutation(epoch, blocks)
+            else:
+                order = permutation(0, blocks)[:unique]
+                order = order[permutation(epoch, unique)] if epoch else order
+            self._orders[name] = epoch, order
+        return self._orders[name][1]
 
     def windows_of(self, step: int, first: int = 0, count: int | None = None) -> np.ndarray:
         """Windows ``first`` to ``first + count`` of the batch of ``step``: int64, shape [count, context + 1]."""
         count = self.batch - first if count is None else count
-        start = step * self.batch + first
-        self._extend(start + count)
         out = np.empty((count, self.context + 1), np.int64)
         for row in range(count):
-            source = int(self._sources[start + row])
+            number, turn = divmod(step * self.batch + first + row, BLOCK)
+            if self._turn is None or self._turn[0] != number:
+                self._turn = number, self.turns.of_block(number)
+            source, rank = (int(values[turn]) for values in self._turn[1])
             name = self.names[source]
-            epoch, place = divmod(int(self._ranks[start + row]), self.windows[name])
-            begin = int(self._order(source, epoch)[place]) * self.context
+            epoch, place = divmod(self.begun[name].tokens // self.context + rank, self.windows[name])
+            block, place = divmod(place, self.block // self.context)
+            begin = int(self._order(name, epoch)[block]) * self.block + place * self.context
             out[row] = self.tokens[name][begin : begin + self.context + 1]
         return out
-
-    def epochs(self, steps: int) -> dict[str, float]:
-        """Passes over each source after ``steps`` steps; more than 1 means repeated data."""
-        self._extend(steps * self.batch)
-        seen = np.bincount(self._sources[: steps * self.batch], minlength=len(self.names))
-        return {name: round(float(seen[i]) / self.windows[name], 4) for i, name in enumerate(self.names)}

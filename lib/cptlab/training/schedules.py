@@ -10,13 +10,14 @@ def learning_rate(spec: RunSpec, step: int) -> float:
 
     Warm-up rises linearly from ``start_ratio * max_lr`` and reaches ``max_lr`` with its last update. ``cosine`` and ``linear`` then reach
     ``min_ratio * max_lr`` at the last update of the horizon; ``wsd`` (MiniCPM, arXiv 2404.06395) holds ``max_lr`` and falls linearly over
-    the last ``decay`` fraction.
+    the last ``decay`` fraction. With ``start_tokens`` all of this is of the schedule that began then, not of the run.
     """
     schedule, total = spec.schedule, spec.steps
-    if schedule.horizon_tokens is not None and schedule.kind in ("linear", "cosine"):
-        horizon = max(total, schedule.horizon_tokens // spec.batch_tokens)
-    else:
-        horizon = total
+    whole = (schedule.horizon_tokens or 0) // spec.batch_tokens
+    if schedule.start_tokens is not None:
+        start = schedule.start_tokens // spec.batch_tokens
+        step, total = start + step, max(start + total, whole)
+    horizon = max(total, whole) if schedule.kind in ("linear", "cosine") else total
     warmup = round(schedule.warmup * total)
     if step < warmup:
         return schedule.max_lr * (schedule.start_ratio + (1 - schedule.start_ratio) * (step + 1) / warmup)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from cptlab.corpora import open_corpus
-from cptlab.errors import ConfigError, StoreError, TrainingError
+from cptlab.errors import ConfigError, TrainingError
 from cptlab.files import atomic_json, sha256_file
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import Lacking, lacking
@@ -23,10 +23,10 @@ from cptlab.runs.tables import CURVE_COLUMNS, table_text
 from cptlab.runs.view import STATE, WEIGHTS, View
 from cptlab.training.engine import Engine, masters_into, start_process_group
 from cptlab.training.evaluation import measure_checkpoints, measurement
-from cptlab.training.guards import check_text, upstream_weights
+from cptlab.training.guards import check_text, kept_state, upstream_weights
 from cptlab.training.matmul_rate import matmul_rate
 from cptlab.training.models import build_model
-from cptlab.training.sampler import Sampler
+from cptlab.training.phases import PhasedSampler
 from cptlab.training.schedules import learning_rate
 
 PROGRESS_SECONDS = 1.0
@@ -58,7 +58,7 @@ class Training:
         check_text(self.corpus, request, store, wanted.view)
         self.sets = self._measurements()
         training = {name: self.corpus.tokens(name, "train") for name in self.spec.mixture}
-        self.sampler = Sampler(training, dict(self.spec.mixture), self.spec.model.context, self.spec.batch, self.spec.seed)
+        self.sampler = PhasedSampler(self.spec, training)
         self.every = max(1, self.spec.steps // CURVE_ROWS)
         self.known = {} if wanted.record else {row["step"]: row for row in wanted.view.curve_rows()}  # of a finished run, replayed
         self.curve, self.measured, self.samples = [], [], []
@@ -91,26 +91,25 @@ class Training:
         }
         embeddings = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
         self.parameters["non_embedding"] = self.parameters["total"] - sum(embeddings.values())
-        saved = self._saved()
-        if saved:
-            masters_into(model, saved[1])
-        self.engine = Engine(self.spec, self.execution, model)
+        saved, state = self._saved(), self.spec.optimiser.state
         if saved:
             meta, path = saved
-            self.engine.restore(path, meta["optimizer_steps"])
+        elif state != "reset":
+            path = kept_state(self.store, init)
+        if saved or state == "continue":
+            masters_into(model, path)
+        self.engine = Engine(self.spec, self.execution, model)
+        if saved:
+            self.engine.restore(path, meta["step"])
             self.step, self.seconds = meta["step"], meta["seconds"]
             self.train_seconds, self.timed_steps = meta["train_seconds"], meta["timed_steps"]
             self.curve, self.measured, self.samples = meta["curve"], meta["measurements"], meta["samples"]
             total, self.count = meta["since_row"]
             self.total = None if total is None else torch.tensor(total, dtype=torch.float32, device=self.engine.device)
-        elif self.spec.optimiser.state == "carry":
-            state = self.store.optimiser_state(init.run.id, init.step)
-            if state is None:
-                raise StoreError(
-                    f"the optimiser state of run {init.run.id} is not here: train run {init.run.id} again with its optimiser state kept "
-                    f"at step {init.step}"
-                )
-            self.engine.carry_moments(state.verified(), init.step)
+        elif state == "continue":
+            self.engine.restore(path, init.step)
+        elif state == "carry":
+            self.engine.carry_moments(path, init.step)
 
     def _saved(self) -> tuple[dict, Path] | None:
         """The state to resume from, verified by its hash; a torn or foreign one is left aside and training starts anew."""
@@ -135,7 +134,7 @@ class Training:
         self.engine.save_state(path)
         if self.lead:
             meta = {
-                "step": self.step, "optimizer_steps": self._optimizer_steps(), "seconds": self._elapsed(),
+                "step": self.step, "seconds": self._elapsed(),
                 "train_seconds": self.train_seconds, "timed_steps": self.timed_steps, "curve": self.curve,
                 "measurements": self.measured, "samples": self.samples, "file": path.name,
                 "sha256": sha256_file(path), "asked": self._asked(),
@@ -145,11 +144,6 @@ class Training:
             for old in folder.glob("state-*.safetensors"):
                 if old != path:
                     old.unlink()
-
-    def _optimizer_steps(self) -> int:
-        from cptlab.training.optimiser_state import optimizer_steps
-
-        return optimizer_steps(self.engine.deepspeed)
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.began
@@ -279,7 +273,7 @@ class Training:
         rate = self.timed_steps * spec.batch_tokens / self.train_seconds if self.train_seconds else 0.0
         peak = matmul_rate(spec.precision, str(self.engine.device)) * self.world
         return {
-            "steps": spec.steps, "tokens": spec.tokens_trained, "epochs": self.sampler.epochs(spec.steps),
+            "steps": spec.steps, "tokens": spec.tokens_trained, "epochs": self.sampler.epochs(), "shares": self.sampler.shares(),
             "parameters": self.parameters, "flops": per_token * spec.tokens_trained,
             "seconds": round(self._elapsed(), 2), "tokens_per_s": round(rate, 1),
             "utilisation": round(rate * per_token / peak, 4), "matmul_flops_per_s": round(peak),
