@@ -90,6 +90,39 @@ def test_a_grid_where_everything_failed(recipe, grid_of):
     bad = tiny.spec(recipe, 3, schedule=replace(tiny.spec(recipe).schedule, max_lr=1e30, warmup=0.0))
     results = train(grid_of((bad, {})))
     assert results.ids == [] and len(results.failures) == 1 and results.curves.empty and results.final("one").empty
+    good = train(grid_of((tiny.spec(recipe, 2), {})))
+    assert set(results.runs) == set(good.runs)  # a cell that selects columns works on both
+
+
+def test_a_base_is_measured_on_what_other_targets_will_ask(recipe, store, grid_of, no_training):
+    base = tiny.spec(recipe, 4, precision="bf16")
+    train(grid_of((base, {"arm": "base"}), (tiny.target(base, 3), {"arm": "x"}), sets=("two:8",)))
+    assert set(store.measurements(base.id)["set"]) == {"one", "two:8"}  # and not "two", whose text is too short for 64 windows
+    assert set(store.measurements(tiny.target(base, 3).id)["set"]) == {"two:8"}
+    no_training()
+    assert len(train(grid_of((base, {"arm": "base"}), sets=("one",))).measurements) == len(Request(base).measured_steps)
+
+
+def test_default_steps_take_in_the_first_shock_and_older_records_stay_whole(recipe, store, grid_of):
+    run = tiny.spec(recipe, 8)
+    results = train(grid_of((run, {}), sets=("one",)))
+    assert {0, 1, 2, 3, 8} <= set(results.measurements["step"])
+    path = store.path(run.id) / "measurements.csv"
+    kept = [line for line in path.read_text().splitlines() if line.split(",")[0] not in ("1", "2", "3")]
+    path.write_text("\n".join(kept) + "\n")  # as it was recorded before
+    assert statuses(grid_of((run, {}), sets=("one",))) == {run.id: "cached"}
+
+
+def test_a_torn_record_leaves_no_old_rows_behind(recipe, store, grid_of):
+    run = tiny.spec(recipe, 4)
+    train(grid_of((run, {"steps": (2, 4), "prompts": (Prompt("abc", 3),)}), sets=("one", "two")))
+    path = store.path(run.id) / "run.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(StoreError, match="delete its folder"):
+        store.record(run.id)
+    path.unlink()  # only the file, though
+    train(grid_of((run, {"steps": (4,)}), sets=("one",)))
+    assert store.measurements(run.id)[["step", "set"]].values.tolist() == [[4, "one"]] and store.samples(run.id) == []
 
 
 def test_labels_that_are_result_columns(recipe, grid_of):

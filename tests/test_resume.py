@@ -83,6 +83,18 @@ def test_killed_at_any_moment(recipe, tmp_path, processes):
     assert tiny.results(stores["whole"], run) == tiny.results(stores["killed"], run)
 
 
+def test_the_state_is_saved_by_the_clock_too_between_two_rows_of_the_curve(recipe, tmp_path, in_process):
+    """A run of few, slow steps: rows of its curve are two steps apart, and it is killed after an odd one."""
+    how, run = tiny.execution(state_every=10**6, state_seconds=0.0), tiny.spec(recipe, 220)
+    whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
+    request = Request(run, {}, ("one:8",), (0, 9, 220))
+    assert in_process(tiny.work_until, request, killed.root, how, 13) == -signal.SIGKILL
+    assert saved_step(killed, run) == 13
+    assert in_process(tiny.work_until, request, killed.root, tiny.execution(state_every=10**6)) == 0
+    assert in_process(tiny.work_until, request, whole.root, tiny.execution(state_every=10**6)) == 0
+    assert tiny.results(killed, run) == tiny.results(whole, run)
+
+
 def test_a_torn_or_foreign_state_is_left_aside(recipe, tmp_path, in_process):
     how, run = tiny.execution(state_every=4), tiny.spec(recipe, 12)
     store = Store(tmp_path / "runs")

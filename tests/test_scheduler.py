@@ -12,7 +12,7 @@ import tiny
 from cptlab.runs.lacking import lacking
 from cptlab.runs.provenance import collect
 from cptlab.runs.request import Request, log_steps
-from cptlab.runs.spec import Optimiser, Schedule, Upstream
+from cptlab.runs.spec import RECIPE_VERSION, Optimiser, Schedule, Upstream
 from cptlab.runs.store import Store
 from cptlab.sweep.progress import progress_line
 from cptlab.sweep.scheduler import chain_flops, needed, train
@@ -225,6 +225,38 @@ def test_a_killed_worker_is_replaced_and_its_run_resumed(recipe, store):
     whole = Store(store.root.parent / "whole")
     tiny.trained(whole, victim, how, steps=log_steps(300))
     assert tiny.results(whole, victim) == tiny.results(store, victim)
+
+
+def test_a_run_that_kills_its_workers_takes_no_neighbour_with_it(recipe, store, monkeypatch):
+    """Two workers: the death of one breaks the pool, and so the other's run, each time."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    from cptlab.sweep import scheduler
+
+    class Pool(ThreadPoolExecutor):
+        """As ProcessPoolExecutor: when a process dies, all that is under way is lost."""
+
+        def submit(self, function, request, *rest):
+            busy.append(request.id)
+            barrier = len(busy)
+
+            def run():
+                time.sleep(0.3)  # both are under way
+                if bad.id in busy and barrier:
+                    busy.clear() if request.id == bad.id else None
+                    raise BrokenProcessPool("a process ended abruptly")
+                busy.remove(request.id)
+                return function(request, *rest)
+
+            return super().submit(run)
+
+    busy = []
+    bad, good = tiny.spec(recipe, 3), tiny.spec(recipe, 3, seed=1)
+    monkeypatch.setattr(scheduler, "local_pool", lambda how: Pool(2))
+    status = train([Request(bad), Request(good)], store, tiny.execution(workers=2))
+    assert status == {bad.id: "failed", good.id: "done"}
+    assert store.record(bad.id)["identity"]["recipe_version"] == RECIPE_VERSION
+    assert store.record(bad.id)["spec"] == bad.canonical()
 
 
 def test_a_run_that_kills_its_workers_fails(recipe, store, monkeypatch):

@@ -125,8 +125,11 @@ def test_store_of_a_profile(tmp_path, monkeypatch):
     assert study.store.root == tmp_path / "runs"  # CPTLAB_RUNS wins
     monkeypatch.delenv("CPTLAB_RUNS")
     monkeypatch.setenv("CPTLAB_ROOT", str(tmp_path / "lab"))
-    assert open_study("02_x", written(tmp_path, store="mine")).store.root == tmp_path / "lab" / "runs" / "mine"
-    assert open_study("02_x", written(tmp_path)).store.root == tmp_path / "lab" / "runs"
+    runs = tmp_path / "lab" / "runs"
+    assert open_study("02_x", written(tmp_path, store="mine")).store.layers == (runs / "mine", runs / "local" / "mine")
+    assert open_study("02_x", written(tmp_path)).store.layers == (runs, runs / "local")
+    monkeypatch.setenv("CPTLAB_LOCAL", str(tmp_path / "student"))  # a class shares the clone, and writes elsewhere
+    assert open_study("02_x", written(tmp_path)).store.layers == (runs, tmp_path / "student" / "local")
 
 
 def test_run_is_in_the_profiles_frame(tmp_path, recipe, monkeypatch):
@@ -146,3 +149,21 @@ def test_run_is_in_the_profiles_frame(tmp_path, recipe, monkeypatch):
     grid = study.grid(sets=("two:4",))
     grid.add(arm, arm="continual")
     assert grid.execution == study.execution and grid.requests[0].sets == ("two:4",) and grid.requests[0].labels["notebook"] == "02_x"
+
+
+def test_a_shape_is_given_once():
+    study = open_study("02_cpt_loss_curves", "smoke")
+    model = study.model("0.03M")
+    assert study.run(None, "en", 10_000, 1e-3, model=model) == study.run("0.03M", "en", 10_000, 1e-3)
+    for size, given in (("0.09M", model), (None, None)):
+        with pytest.raises(ConfigError, match="give one of them"):
+            study.run(size, "en", 10_000, 1e-3, model=given)
+
+
+def test_a_new_study_reads_on_where_its_upstream_stopped():
+    old, new = open_study("02_cpt_loss_curves", "smoke"), open_study("99_new", "smoke")
+    base = new.run("0.03M", "en", 10_000, 1e-3)
+    replay = {"fr": 0.9, "en": 0.1}
+    assert new.run("0.03M", replay, 10_000, 1e-3, init=base).order.follow
+    assert not old.run("0.03M", replay, 10_000, 1e-3, init=base).order.follow
+    assert new.run("0.03M", "fr", 10_000, 1e-3, init=base) == old.run("0.03M", "fr", 10_000, 1e-3, init=base)  # nothing to read on

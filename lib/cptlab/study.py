@@ -12,10 +12,10 @@ import yaml
 from cptlab import paths
 from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.corpora.recipe import recipe as corpus_recipe
-from cptlab.errors import ConfigError
+from cptlab.errors import ConfigError, require
 from cptlab.runs.execution import Execution
 from cptlab.runs.shapes import ModelSpec, shape_named
-from cptlab.runs.spec import Optimiser, RunSpec, Schedule, Upstream
+from cptlab.runs.spec import DataOrder, Optimiser, RunSpec, Schedule, Upstream
 from cptlab.runs.store import Store
 from cptlab.sweep.grid import Grid
 
@@ -89,7 +89,7 @@ class Study:
 
     @property
     def frame(self) -> dict:
-        """What the profile's runs share: corpus, context, batch, precision; a notebook's section may override each."""
+        """What the profile's runs share: corpus, context, batch, precision; a notebook's section may override each, and say ``follow``."""
         own = self.content["notebooks"].get(self.name, {}).get("frame", {})
         return self.content["frame"] | own
 
@@ -116,7 +116,7 @@ class Study:
 
     def run(
         self,
-        size: str,
+        size: str | None,
         mixture: dict[str, float] | str | None,
         tokens: int | None,
         lr: float,
@@ -129,20 +129,26 @@ class Study:
         """Describe a run in the profile's frame.
 
         Args:
-            size: name of a shape.
+            size: name of a shape; None with ``model``.
             mixture: source, or weights of several; None with ``phases``.
             tokens: budget; None with ``phases``.
             lr: maximum learning rate.
             init: run (its last step) or upstream to start from; None: random weights.
             schedule: other fields of :class:`Schedule`, cosine by default.
             optimiser: fields of :class:`Optimiser`.
-            fields: any other field of :class:`RunSpec`; ``corpus`` and ``model`` take the place of the profile's.
+            fields: any other field of :class:`RunSpec`; ``corpus`` and ``model`` take the place of the profile's. Without ``order`` a
+                run goes on in the text where its upstream stopped, unless the notebook's frame says ``follow: false``.
         """
         upstreams = dict(fields.pop("upstreams", {}))
         if init is not None:
             upstreams["init"] = init if isinstance(init, Upstream) else Upstream(run=init)
         corpus = fields.pop("corpus", self.corpus)
-        model = fields.pop("model", None) or shape_named(size, corpus.vocab, self.frame["context"])
+        model = fields.pop("model", None)
+        require((model is None) != (size is None), f"size = {size!r} and model = {model!r}: give one of them, the other is None")
+        model = model or shape_named(size, corpus.vocab, self.frame["context"])
+        start = upstreams["init"].run if "init" in upstreams else None
+        if start is not None and start.corpus.fingerprint == corpus.fingerprint and self.frame.get("follow", True):
+            fields = {"order": DataOrder(follow=True)} | fields
         common = {"batch_tokens": self.frame["batch_tokens"], "precision": self.frame["precision"]} | fields
         return RunSpec(
             model=model,

@@ -15,6 +15,7 @@ from cptlab.errors import ConfigError, TrainingError
 from cptlab.files import atomic_json, sha256_file
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import Lacking, lacking
+from cptlab.runs.provenance import collect
 from cptlab.runs.record import base_record, failed_record
 from cptlab.runs.request import Request
 from cptlab.runs.shapes import flops_per_token
@@ -285,8 +286,6 @@ class Training:
         return {str(step): {"sha256": found.sha256, "bytes": found.path.stat().st_size} for step, found in kept.items()}
 
     def _provenance(self) -> dict:
-        from cptlab.runs.provenance import collect
-
         names = ("threads", "ranks", "zero_stage", "attention", "activation_checkpointing")
         execution = {name: getattr(self.execution, name) for name in names}
         execution |= {"compile": self.engine.compiled, "micro_batch": self.engine.micro, "device": str(self.engine.device), "bf16": "cast"}
