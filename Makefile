@@ -49,8 +49,9 @@ test: .venv/.corpora  ## ruff, unit tests, and every notebook at the smoke profi
 lab: .venv/.corpora  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: .venv/.corpora  ## training against transformers.Trainer, the time to serve a stored run, speed and memory of the corpus pipeline, fits
+bench: .venv/.corpora  ## training against transformers.Trainer, bf16 against fp32, the time to serve a stored run, speed and memory of the corpus pipeline, fits
 	$(BIN)/cptlab bench train
+	$(BIN)/cptlab bench compute
 	$(BIN)/cptlab bench serve
 	$(BIN)/cptlab bench corpora
 	$(BIN)/cptlab bench laws

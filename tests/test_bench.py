@@ -3,6 +3,8 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import pandas as pd
+import pytest
 import tiny
 
 from cptlab import bench
@@ -10,7 +12,7 @@ from cptlab.corpora.recipe import local_recipe
 from cptlab.runs.request import Request
 
 
-def _baseline(folder, text, compiled):
+def _baseline(folder, text, variant):
     """The library's own trainer, in a process of its own."""
     import torch
 
@@ -18,13 +20,18 @@ def _baseline(folder, text, compiled):
         os.environ.pop(name, None)
     torch.set_num_threads(1)
     run = tiny.spec(local_recipe({"en": text}, vocab=tiny.VOCAB), 3, mixture={"en": 1})
-    seconds = bench._trainer(run, [0, 1], compiled)
+    seconds = bench._trainer(run, [0, 1], variant)
     (folder / "seconds").write_text(str(seconds))
 
 
-def test_the_baseline_trains(in_process, tmp_path, tiny_home):
-    assert in_process(_baseline, tmp_path, tiny_home / "one.txt", False) == 0
-    assert 0 < float((tmp_path / "seconds").read_text()) < 60
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_baseline_trains(in_process, tmp_path, tiny_home, precision):
+    assert in_process(_baseline, tmp_path, tiny_home / "one.txt", bench.Variant(precision, False, "eager")) == 0
+    assert float((tmp_path / "seconds").read_text()) > 0
+
+
+def test_the_baseline_has_every_variant():
+    assert len(set(map(str, bench.VARIANTS))) == 8
 
 
 def test_the_baseline_runs_without_our_memory_settings(monkeypatch):
@@ -38,8 +45,35 @@ def test_the_baseline_runs_without_our_memory_settings(monkeypatch):
 def test_serving_and_fixed_cost(recipe, store, torch_once, monkeypatch):
     run = tiny.spec(recipe, 4)
     tiny.trained(store, run)
-    milliseconds = bench._served(Request(run, steps=(4,)), store, tiny.EXECUTION)
-    assert 0 < milliseconds < 500  # 50 on an idle machine
+    assert bench._served(Request(run, steps=(4,)), store, tiny.EXECUTION) > 0
     monkeypatch.setattr(bench, "_specs", lambda steps, seeds: [tiny.spec(recipe, steps, seed=seed) for seed in seeds])
     with ThreadPoolExecutor(1) as pool:
-        assert 0 < bench._fixed_cost(type(store)(store.root.parent / "fixed"), tiny.EXECUTION, pool, 0.0) < 10
+        assert bench._fixed_cost(type(store)(store.root.parent / "fixed"), tiny.EXECUTION, pool, 0.0) > 0
+
+
+def test_both_types_of_product_are_compared(recipe, tmp_path, torch_once, monkeypatch):
+    """The comparison's table, on a study of the tiny corpus whose sweep runs in this process."""
+    from types import SimpleNamespace
+
+    rates = {"lr": {"base": 3e-3, "continual": 3e-3}}
+    names = {"en": "one", "fr": "two"}
+
+    def run(size, source, tokens, lr, seed, init=None):
+        spec = tiny.spec(recipe, tokens, mixture={names[source]: 1}, seed=seed, precision="bf16")
+        return tiny.target(init, tokens, seed=seed) if init else spec
+
+    class Here(bench.Grid):
+        def train(self):
+            for request in self.requests:
+                tiny.trained(self.store, request.spec, self.execution, sets=request.sets, steps=request.steps)
+            return self.results()
+
+    monkeypatch.setattr(bench, "Grid", lambda store, execution, sets: Here(store, execution, sets=("one:8", "two:8")))
+    study = SimpleNamespace(execution=tiny.EXECUTION, settings={"sizes": {"tiny": rates}}, run=run)
+    monkeypatch.setattr(bench, "open_study", lambda name: study)
+    found = bench.compute(("tiny",), 2, base_tokens=6, tokens=4)
+    assert len(found["rows"]) == 8 and len(found["summary"]) == 4
+    assert all(row["difference"] == pytest.approx(row["fp32"] - row["bf16"], abs=2e-6) for row in found["rows"])
+    assert any(row["difference"] for row in found["rows"])  # the two were computed in two types
+    one = pd.DataFrame(found["rows"]).query("arm == 'base' and set == 'one:8'")
+    assert found["summary"][0]["difference"] == pytest.approx(one["difference"].mean(), abs=1e-5)

@@ -219,8 +219,8 @@ def bench(args: argparse.Namespace) -> int:
 
         result = measure()
     else:
-        result = library.train() if args.what == "train" else library.serve()
-    if args.json or args.what in ("corpora", "laws"):  # their tables are several
+        result = {"train": library.train, "serve": library.serve, "compute": library.compute}[args.what]()
+    if args.json or args.what in ("corpora", "laws", "compute"):  # their tables are several
         _print_json(result)
     else:
         for key, value in result.items():
@@ -275,10 +275,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--profile", default=COMMITTED_PROFILE, metavar="P", help="whose store (default: %(default)s)")
     cli_corpora.add(commands)
     cli_laws.add(commands)
-    text = "Measure this machine: training against transformers.Trainer, serving stored runs, the corpus pipeline, or fits of laws."
+    text = "Measure this machine: training against transformers.Trainer, bf16 against fp32, serving runs, the corpora, fits of laws."
     sub = command("bench", bench, text)
-    text = "train: speedup, utilisation; serve: milliseconds a run; corpora: speed, memory; laws: seconds a fit (all but serve: minutes)"
-    sub.add_argument("what", choices=("train", "serve", "corpora", "laws"), help=text)
+    text = "train: speedup, utilisation; compute: losses in bf16 and fp32; serve: milliseconds a run; corpora: speed, memory; laws: seconds"
+    sub.add_argument("what", choices=("train", "compute", "serve", "corpora", "laws"), help=f"{text} a fit (all but serve: minutes)")
     sub.add_argument("--json", action="store_true", help=json_help)
     return parser
 
