@@ -128,7 +128,10 @@ class Engine:
             _last_shape = shape
         # Beyond the limit dynamo would go on uncompiled, slowly and with other roundings: better to fail.
         torch._dynamo.config.fail_on_recompile_limit_hit = True
-        self.deepspeed.compile(backend="inductor", compile_kwargs={"dynamic": False})
+        # The two biases of GPT-NeoX's parallel residual have one gradient. Inductor puts both sums into one loop, and in bf16 its C++ then
+        # declares the rounded sum twice: keep sums apart that do not need each other. Llama shapes have none such, and keep their code.
+        apart = {} if self.spec.model.family == "llama" else {"options": {"cpp.max_horizontal_fusion_size": 1}}
+        self.deepspeed.compile(backend="inductor", compile_kwargs={"dynamic": False} | apart)
 
     @property
     def module(self) -> torch.nn.Module:
