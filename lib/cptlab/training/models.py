@@ -14,7 +14,8 @@ from cptlab.runs.spec import RunSpec
 
 
 def config_of(model: ModelSpec, attention: str = "eager"):
-    """``transformers`` configuration of a shape (``llama`` or ``gpt-neox``)."""
+    """``transformers`` configuration of a shape (``llama`` or ``gpt-neox``, which rotates a quarter of each head, as Pythia does)."""
+    rope = {"rope_type": "default", "rope_theta": float(model.rope_theta)}
     common = dict(
         vocab_size=model.vocab,
         hidden_size=model.width,
@@ -30,9 +31,9 @@ def config_of(model: ModelSpec, attention: str = "eager"):
         eos_token_id=0,
     )
     if model.family == "llama":
-        rope = {"rope_type": "default", "rope_theta": float(model.rope_theta)}
         return LlamaConfig(num_key_value_heads=model.kv_heads, rope_parameters=rope, **common)
-    return GPTNeoXConfig(hidden_dropout=0.0, attention_dropout=0.0, **common)
+    rope["partial_rotary_factor"] = 0.25
+    return GPTNeoXConfig(hidden_dropout=0.0, attention_dropout=0.0, rope_parameters=rope, **common)
 
 
 def build_model(spec: RunSpec, execution: Execution, weights: Path | None = None) -> PreTrainedModel:
