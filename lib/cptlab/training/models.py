@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cptlab.errors import ConfigError, TrainingError
+from cptlab.revisions import folder_revision
 from cptlab.runs.execution import Execution
 from cptlab.runs.shapes import ModelSpec
-from cptlab.runs.spec import RunSpec
+from cptlab.runs.spec import RunSpec, Upstream
 
 
 def config_of(model: ModelSpec, attention: str = "eager"):
@@ -36,6 +37,38 @@ def config_of(model: ModelSpec, attention: str = "eager"):
     return GPTNeoXConfig(hidden_dropout=0.0, attention_dropout=0.0, rope_parameters=rope, **common)
 
 
+def hub_start(spec: RunSpec) -> Upstream | None:
+    """The Hugging Face model that a run of family ``hub`` begins with, however many runs lie between; None: the shape is our own."""
+    if spec.model.family != "hub":
+        return None
+    start = spec.upstreams["init"]
+    while start.run is not None:
+        start = start.run.upstreams["init"]
+    return start
+
+
+def _place(start: Upstream) -> dict:
+    """Where ``from_pretrained`` finds a model: a commit of the Hub, or a folder whose content is still the one that the run names.
+
+    Raises:
+        ConfigError: the folder's content has changed, or a folder would be read in the place of a commit.
+    """
+    if not start.is_folder:
+        if Path(start.hub).is_dir():
+            raise ConfigError(
+                f"{start.hub} is a folder here and would be read in the place of commit {start.revision}: name it as an upstream with "
+                f"revision=folder_revision({start.hub!r}), or rename it"
+            )
+        return {"pretrained_model_name_or_path": start.hub, "revision": start.revision}
+    found = folder_revision(start.hub)
+    if found != start.revision:
+        raise ConfigError(
+            f"folder {start.hub} has changed: the run starts from {start.revision}, and it is {found} now: put the model back, or "
+            "describe another run with this revision"
+        )
+    return {"pretrained_model_name_or_path": start.hub}
+
+
 def build_model(spec: RunSpec, execution: Execution, weights: Path | None = None) -> PreTrainedModel:
     """The model a run starts from, in fp32 on the CPU.
 
@@ -46,18 +79,14 @@ def build_model(spec: RunSpec, execution: Execution, weights: Path | None = None
 
     Raises:
         TrainingError: the weights do not fit the shape (the message names the tensor), or nothing is left to train.
+        ConfigError: the Hugging Face model has too few tokens, or its folder is not the one that the run names.
     """
-    init = spec.upstreams.get("init")
-    hub = init
-    while hub is not None and hub.run is not None and spec.model.family == "hub":
-        hub = hub.run.upstreams.get("init")  # a run that continues one that began at a Hugging Face name has that model's shape
-    if hub is not None and hub.hub is not None:
-        model = AutoModelForCausalLM.from_pretrained(
-            hub.hub, revision=hub.revision, dtype=torch.float32, attn_implementation=execution.attention
-        )
+    init, start = spec.upstreams.get("init"), hub_start(spec)
+    if start is not None:
+        model = AutoModelForCausalLM.from_pretrained(**_place(start), dtype=torch.float32, attn_implementation=execution.attention)
         if model.config.vocab_size < spec.corpus.vocab:
             raise ConfigError(
-                f"{hub.hub} knows {model.config.vocab_size} tokens and corpus {spec.corpus.name!r} has {spec.corpus.vocab}: "
+                f"{start.hub} knows {model.config.vocab_size} tokens and corpus {spec.corpus.name!r} has {spec.corpus.vocab}: "
                 "build the corpus with the model's own tokenizer"
             )
     else:
