@@ -1,14 +1,16 @@
 """Stock ``transformers`` models from a shape, from another run's checkpoint, or from a Hugging Face name."""
 
 import fnmatch
+import math
+from functools import cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cptlab.errors import ConfigError, TrainingError
-from cptlab.revisions import folder_revision
+from cptlab.revisions import brief, folder_revision
 from cptlab.runs.execution import Execution
 from cptlab.runs.shapes import ModelSpec
 from cptlab.runs.spec import RunSpec, Upstream
@@ -131,3 +133,53 @@ def freeze(model: PreTrainedModel, trainable: tuple[str, ...]) -> None:
         raise ConfigError(f"trainable patterns {unmatched or '()'} match no parameter; the names are like {known}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in trainable))
+
+
+# --- sizes of built models ---------------------------------------------------------------------------------------------------
+
+
+def parameters_of(model: PreTrainedModel) -> dict[str, int]:
+    """Number of parameters of a built model, ``{"non_embedding", "total"}``; what input and output embeddings share counts once."""
+    total = sum(p.numel() for p in model.parameters())
+    embeddings = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
+    return {"non_embedding": total - sum(embeddings.values()), "total": total}
+
+
+def flops_per_token_of(model: PreTrainedModel, context: int) -> float:
+    """Training floating-point operations a token of a built model, counted as :func:`cptlab.runs.shapes.flops_per_token` does.
+
+    All experts of a mixture of experts count, as if each token went through them.
+    """
+    config, output = model.config.get_text_config(), model.get_output_embeddings().weight
+    layers = 12.0 * config.num_hidden_layers * context * config.hidden_size
+    return 6.0 * (parameters_of(model)["non_embedding"] + output.numel()) + layers
+
+
+@cache  # failures too: without network each would take half a minute of retries
+def _outline(name: str, revision: str | None) -> PreTrainedModel | str:
+    """A Hugging Face model without its weights, from its configuration alone; or why it cannot be had."""
+    at = {} if revision is None or revision.startswith("sha256:") else {"revision": revision}
+    try:
+        config = AutoConfig.from_pretrained(name, **at)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # errors of several libraries: of the network, the name, the kind of model
+        return f"the configuration of {name} cannot be had ({type(error).__name__}: {brief(error)}): check name, revision and network"
+
+
+def hub_parameters(model: Upstream | str, revision: str | None = None) -> dict:
+    """Number of parameters of a Hugging Face model, from its configuration alone: ``{"non_embedding", "total"}``.
+
+    Args:
+        model: an upstream with ``hub``, or a name with its ``revision``.
+
+    Where the configuration cannot be had (until the process ends: it is asked for once), both are None and ``reason`` says why.
+    """
+    found = _outline(model.hub, model.revision) if isinstance(model, Upstream) else _outline(model, revision)
+    return {"non_embedding": None, "total": None, "reason": found} if isinstance(found, str) else parameters_of(found)
+
+
+def hub_flops_per_token(model: Upstream | str, context: int, revision: str | None = None) -> float:
+    """Training floating-point operations a token of a Hugging Face model; NaN where :func:`hub_parameters` gives a reason."""
+    found = _outline(model.hub, model.revision) if isinstance(model, Upstream) else _outline(model, revision)
+    return math.nan if isinstance(found, str) else flops_per_token_of(found, context)
