@@ -245,7 +245,7 @@ def test_a_killed_run_with_dropout_ends_in_the_same_bits(recipe, tmp_path, torch
     assert in_process(tiny.work_until, request, whole.root, how) == 0
     for step in (7, 10):
         assert in_process(tiny.work_until, request, killed.root, how, step) == -signal.SIGKILL
-    assert json.loads((killed.state_dir(run.id) / "resume.json").read_text())["step"] == 8
+    assert json.loads((killed.state_dir(run.id) / "resume.json").read_text())["step"] >= 8
     assert in_process(tiny.work_until, request, killed.root, how) == 0
     assert tiny.results(whole, run) == tiny.results(killed, run)
 
