@@ -44,7 +44,7 @@ def phased(*phases, **changes):
 
 
 BASE = spec()
-HUB = Upstream(hub="a/b", revision="x")
+HUB = Upstream(hub="a/b", revision="1" * 40)
 AFTER = {"upstreams": {"init": Upstream(run=BASE)}, "seed": 2}
 
 # A valid change of every field. The test below fails when a field is added and not listed here.
