@@ -264,12 +264,10 @@ def test_no_label_among_the_tokens(corpus, monkeypatch):
 
 def test_a_model_with_more_tokens_than_the_corpus(recipe, store, torch_once, tmp_path):
     """Those that the corpus lacks are not among the tokens of any source."""
-    from test_models import HUB, hub_model
-
-    from cptlab.runs.spec import Upstream
+    from test_models import HUB, hub_model, saved
 
     hub_model(torch_once, tmp_path / "model", vocab=tiny.VOCAB + 40)
-    run = tiny.spec(recipe, 2, model=HUB, upstreams={"init": Upstream(hub=str(tmp_path / "model"), revision="main")})
+    run = tiny.spec(recipe, 2, model=HUB, upstreams={"init": saved(tmp_path / "model")})
     record = tiny.trained(store, run, sets=("one:8", "one:8@one"))
     assert record["status"] == "done", record["error"]
     plain, among = (store.measurements(run.id).set_index("set").loc[name] for name in ("one:8", "one:8@one"))

@@ -6,6 +6,7 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from cptlab.errors import ConfigError, TrainingError
+from cptlab.revisions import folder_revision
 from cptlab.runs.shapes import ModelSpec
 from cptlab.runs.spec import Upstream
 from cptlab.runs.store import Store
@@ -134,12 +135,16 @@ def hub_model(torch, folder, vocab=tiny.VOCAB):
     return model
 
 
+def saved(folder):
+    return Upstream(hub=str(folder), revision=folder_revision(folder))
+
+
 HUB = ModelSpec(0, 0, 0, 0, vocab=0, context=tiny.CONTEXT, family="hub")
 
 
 def test_a_hub_model_trains(recipe, store, torch_once, tmp_path):
     start = hub_model(torch_once, tmp_path / "someone" / "model")
-    run = tiny.spec(recipe, 6, model=HUB, upstreams={"init": Upstream(hub=str(tmp_path / "someone" / "model"), revision="main")})
+    run = tiny.spec(recipe, 6, model=HUB, upstreams={"init": saved(tmp_path / "someone" / "model")})
     record = tiny.trained(store, run, keep=(0,), sets=("one:8",))
     assert record["status"] == "done", record["error"]
     begun = weights_of(store, run, 0)
@@ -156,7 +161,7 @@ def test_a_hub_model_trains(recipe, store, torch_once, tmp_path):
 
 def test_a_hub_model_with_too_few_tokens(recipe, store, torch_once, tmp_path):
     hub_model(torch_once, tmp_path / "model", vocab=100)
-    run = tiny.spec(recipe, 6, model=HUB, upstreams={"init": Upstream(hub=str(tmp_path / "model"), revision="main")})
+    run = tiny.spec(recipe, 6, model=HUB, upstreams={"init": saved(tmp_path / "model")})
     record = tiny.trained(store, run)
     assert record["status"] == "failed" and record["error"]["type"] == "ConfigError"
     assert "knows 100 tokens and corpus 'tiny' has 280" in record["error"]["message"]

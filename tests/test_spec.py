@@ -44,7 +44,7 @@ def phased(*phases, **changes):
 
 
 BASE = spec()
-HUB = Upstream(hub="a/b", revision="x")
+HUB = Upstream(hub="a/b", revision="1" * 40)
 AFTER = {"upstreams": {"init": Upstream(run=BASE)}, "seed": 2}
 
 # A valid change of every field. The test below fails when a field is added and not listed here.
@@ -185,13 +185,35 @@ def test_hub_upstreams_count_by_name_and_revision():
     def hub(name, revision):
         return spec(model=model(family="hub"), upstreams={"init": Upstream(hub=name, revision=revision)})
 
-    assert (
-        len(
-            {hub("EleutherAI/pythia-70m", "step1000").id, hub("EleutherAI/pythia-70m", "main").id, hub("EleutherAI/pythia-160m", "main").id}
-        )
-        == 3
-    )
-    assert hub("a/b", "main").runs_upstream() == []
+    named = [hub("a/pythia-70m", "1" * 40), hub("a/pythia-70m", "2" * 40), hub("a/pythia-160m", "2" * 40)]
+    assert len({run.id for run in named}) == 3
+    assert named[0].canonical()["upstreams"] == {"init": {"hub": "a/pythia-70m", "revision": "1" * 40}}
+    assert named[0].runs_upstream() == []
+    # A folder is what it holds, wherever it lies.
+    one, moved, changed = (hub(path, f"sha256:{digit * 64}") for path, digit in (("x/a", "1"), ("y/b", "1"), ("x/a", "2")))
+    assert one.id == moved.id and one == moved and one.id != changed.id
+    assert one.canonical()["upstreams"] == {"init": {"folder": f"sha256:{'1' * 64}"}}
+    assert pickle.loads(pickle.dumps(one)).upstreams["init"] == one.upstreams["init"]
+
+
+@pytest.mark.parametrize("revision", [None, "", "main", "step1000", "1" * 39, "A" * 40, "sha256:12", f"{'1' * 40}\n"])
+def test_a_revision_that_moves_is_no_identity(revision):
+    with pytest.raises(ConfigError, match=r"'a/b' has revision .*hub_commit\('a/b', .*folder_revision"):
+        Upstream(hub="a/b", revision=revision)
+
+
+def test_a_hub_start_needs_the_family_that_takes_its_shape():
+    hub = {"init": Upstream(hub="a/b", revision="1" * 40)}
+    for wrong in (model(), model(vocab=77), model(family="gpt-neox", kv_heads=2)):
+        with pytest.raises(ConfigError, match="init is a Hugging Face model.*model.family is '(llama|gpt-neox)': use .*family='hub'"):
+            spec(model=wrong, upstreams=hub)
+    begun = spec(model=model(family="hub"), upstreams=hub)
+    assert spec(model=model(family="hub"), upstreams={"init": Upstream(run=begun)}).runs_upstream() == [(begun, 100)]
+    with pytest.raises(ConfigError, match="goes on from one.*use .*family='hub'"):
+        spec(upstreams={"init": Upstream(run=begun)})
+    with pytest.raises(ConfigError, match="model.family is 'hub', but init names a run of family 'llama'"):
+        spec(model=model(family="hub"), upstreams={"init": Upstream(run=BASE)})
+    assert spec(upstreams={"teacher": Upstream(hub="a/b", revision="1" * 40)}).model.family == "llama"
 
 
 def test_pickle_keeps_the_identity():
@@ -332,7 +354,7 @@ def test_canonical_spec_is_json_and_survives_it():
         (lambda: Optimiser(state="keep"), "optimiser.state"),
         (lambda: Upstream(), "either"),
         (lambda: Upstream(run=BASE, hub="a/b", revision="x"), "either"),
-        (lambda: Upstream(hub="a/b"), "revision"),
+        (lambda: Upstream(hub="a/b", revision="1" * 40, step=5), "only runs have steps"),
         (lambda: Upstream(run=BASE, step=101), "1..100"),
         (lambda: spec(objective="masked"), "objective"),
         (lambda: spec(precision="int8"), "precision"),

@@ -1,15 +1,21 @@
 """Data sets of the Hugging Face Hub that the works were trained on, or that stand in for them today.
 
 Names and fields are those of the data cards; ``tokens`` are as published there or in ``published``, counted with the publisher's tokeniser.
-Nothing here is fetched: :func:`ref` gives a source that is streamed when its corpus is built.
+No text is fetched here: :func:`ref` gives a source that is streamed when its corpus is built.
 """
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cptlab.corpora.parts import SourceRef
-from cptlab.errors import CorpusError
+from cptlab.errors import ConfigError, CorpusError
+from cptlab.revisions import hub_commit
+
+if TYPE_CHECKING:
+    from cptlab.corpora.recipe import CorpusRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,3 +241,34 @@ def ref(name: str, language: str, revision: str, **changes: Any) -> SourceRef:
         "origin_field": row.origin_field,
     }
     return SourceRef(**(fields | {"language": language, "revision": revision} | changes))
+
+
+def pinned(recipe: "CorpusRecipe") -> "tuple[CorpusRecipe, dict[str, str]]":
+    """The recipe to read a build by, with a commit in the place of each branch or tag, and these commits, source -> commit.
+
+    A build reads a source more than once: so all its passes read the same text, and the manifest can say which. The corpus keeps the
+    fingerprint of the recipe as it is written. Data sets in folders have no commit and are left as they are.
+
+    Warns:
+        of each revision that may move, with the commit to write in the recipe.
+
+    Raises:
+        CorpusError: a revision that cannot be resolved.
+    """
+    commits = {}
+    for name, source in recipe.sources.items():
+        if not source.hub or Path(source.hub).is_dir():
+            continue
+        where = f"corpus {recipe.name!r}: source {name!r}"
+        try:
+            commits[name] = hub_commit(source.hub, source.revision, "dataset")
+        except ConfigError as error:
+            raise CorpusError(f"{where}: {error}") from error
+        if commits[name] != source.revision:
+            warnings.warn(
+                f"{where} names revision {source.revision!r} of {source.hub}, which may move: the text is that of today's commit. To mean "
+                f"it for good, write `revision: {commits[name]}` in the recipe (its fingerprint and the ids of its runs then change)",
+                stacklevel=2,
+            )
+    sources = {name: replace(ref, revision=commits[name]) if name in commits else ref for name, ref in recipe.sources.items()}
+    return (replace(recipe, sources=sources), commits) if commits else (recipe, {})

@@ -5,6 +5,7 @@ fingerprint and the identities of the runs it starts from. Device, paths, thread
 they say how a run is executed (:class:`cptlab.runs.execution.Execution`), not what it is.
 """
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -22,6 +23,7 @@ SCHEDULES = ("constant", "linear", "cosine", "wsd")
 OBJECTIVES = ("token",)
 PRECISIONS = ("bf16", "fp32", "fp16")
 STATES = ("reset", "carry", "continue")
+REVISION = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,11 @@ class Optimiser(PlainSpec):
 
 @dataclass(frozen=True)
 class Upstream:
-    """A model this run depends on: a step of another run (``step`` None: its last), or a Hugging Face name with its revision."""
+    """A model this run depends on: a step of another run (``step`` None: its last), or a Hugging Face model.
+
+    ``hub`` is a name with a commit as ``revision`` (:func:`cptlab.revisions.hub_commit`), or a folder with the digest of its content
+    (:func:`cptlab.revisions.folder_revision`), which then alone is its identity.
+    """
 
     run: "RunSpec | None" = None
     step: int | None = None
@@ -89,16 +95,28 @@ class Upstream:
             (self.run is None) != (self.hub is None), "an upstream names either a run or a Hugging Face model, not both and not neither"
         )
         require(
-            self.hub is None or bool(self.revision),
-            f"upstream {self.hub!r} has no revision: name a commit or tag, or the same spec could mean other weights tomorrow",
+            self.hub is None or bool(REVISION.fullmatch(self.revision or "")),
+            f"upstream {self.hub!r} has revision {self.revision!r}, which may mean other weights tomorrow: give the commit, 40 hex digits, "
+            f"which cptlab.revisions.hub_commit({self.hub!r}, {self.revision or 'main'!r}) finds; of a folder, folder_revision(path)",
+        )
+        require(
+            self.hub is None or self.step is None,
+            f"upstream {self.hub!r} has step {self.step}, but only runs have steps: leave it out, and give the commit of that checkpoint",
         )
         if self.run is not None:
             step = self.run.steps if self.step is None else self.step
             require(0 < step <= self.run.steps, f"upstream step {step} is outside 1..{self.run.steps} of the run it names")
             object.__setattr__(self, "step", step)
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether ``hub`` is a folder of this machine."""
+        return self.hub is not None and self.revision.startswith("sha256:")
+
     def canonical(self) -> dict:
-        return {"hub": self.hub, "revision": self.revision} if self.run is None else {"run": self.run.id, "step": self.step}
+        if self.run is not None:
+            return {"run": self.run.id, "step": self.step}
+        return {"folder": self.revision} if self.is_folder else {"hub": self.hub, "revision": self.revision}
 
 
 @dataclass(frozen=True)
@@ -151,11 +169,11 @@ class RunSpec:
         require(self.tokens >= self.batch_tokens, f"tokens = {self.tokens} is less than one batch of {self.batch_tokens}")
         unknown = sorted(set(self.mixture) - set(self.corpus.names))
         require(not unknown, f"mixture names {unknown}, which corpus {self.corpus.name!r} lacks: it has {', '.join(self.corpus.names)}")
+        self._check_init()
         require(
             self.model.vocab == self.corpus.vocab or self.model.family == "hub",
             f"model.vocab = {self.model.vocab}, but corpus {self.corpus.name!r} has a vocabulary of {self.corpus.vocab}",
         )
-        require(self.model.family != "hub" or "init" in self.upstreams, "a model of family 'hub' needs an upstream named 'init'")
         require(
             self.optimiser.state == "reset" or self._init_run() is not None,
             f"optimiser.state = {self.optimiser.state!r} needs an upstream run named 'init'",
@@ -170,6 +188,23 @@ class RunSpec:
         """The runs behind ``init``, nearest first, each with the step that the next one starts from."""
         upstream = self.upstreams.get("init")
         return [] if upstream is None or upstream.run is None else [(upstream.run, upstream.step), *upstream.run.chain()]
+
+    def _check_init(self) -> None:
+        """A shape that comes with the weights of ``init`` is of family ``hub``, and no other shape is."""
+        init, family = self.upstreams.get("init"), self.model.family
+        if init is None:
+            require(family != "hub", "a model of family 'hub' needs an upstream named 'init'")
+            return
+        begun = "hub" if init.run is None else init.run.model.family
+        require(
+            begun != "hub" or family == "hub",
+            f"init is a Hugging Face model or goes on from one, whose shape comes with its weights, but model.family is {family!r}: "
+            "use ModelSpec(0, 0, 0, 0, vocab=0, context=..., family='hub')",
+        )
+        require(
+            begun == "hub" or family != "hub",
+            f"model.family is 'hub', but init names a run of family {begun!r}: use the model of that run",
+        )
 
     def _init_run(self) -> "RunSpec | None":
         return self.upstreams["init"].run if "init" in self.upstreams else None

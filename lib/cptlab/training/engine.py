@@ -1,5 +1,6 @@
 """One DeepSpeed engine for every run, from one CPU thread to a cluster of GPUs."""
 
+import hashlib
 import logging
 import os
 import shutil
@@ -75,6 +76,11 @@ def largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
 
 
+def draw_seed(seed: int, step: int, first: int) -> int:
+    """Seed of what dropout draws at one step of a run, for the micro-batch that begins with sequence ``first`` of the global batch."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{first}".encode()).digest()[:8], "little")
+
+
 class Engine:
     """A model under DeepSpeed with the optimiser of ``spec``.
 
@@ -128,26 +134,34 @@ class Engine:
             _last_shape = shape
         # Beyond the limit dynamo would go on uncompiled, slowly and with other roundings: better to fail.
         torch._dynamo.config.fail_on_recompile_limit_hit = True
-        self.deepspeed.compile(backend="inductor", compile_kwargs={"dynamic": False})
+        # The two biases of GPT-NeoX's parallel residual have one gradient. Inductor puts both sums into one loop, and in bf16 its C++ then
+        # declares the rounded sum twice: keep sums apart that do not need each other. Llama shapes have none such, and keep their code.
+        apart = {} if self.spec.model.family == "llama" else {"options": {"cpp.max_horizontal_fusion_size": 1}}
+        self.deepspeed.compile(backend="inductor", compile_kwargs={"dynamic": False} | apart)
 
     @property
     def module(self) -> torch.nn.Module:
         """The objective around the model, as DeepSpeed holds it."""
         return self.deepspeed.module
 
-    def train_step(self, windows_of, lr: float) -> tuple[torch.Tensor, float]:
+    def train_step(self, windows_of, lr: float, *, step: int | None = None) -> tuple[torch.Tensor, float]:
         """One update; returns this rank's mean loss (a tensor, not synchronised) and the gradient norm before clipping.
 
         Args:
             windows_of: function (first, count) -> int64 windows [count, context + 1] of this step's global batch.
             lr: learning rate of this update.
+            step: number of this update in the run, from 0; None: the updates that Adam has counted. What dropout draws depends on the
+                run's seed, on this and on the micro-batch's place in the global batch alone, so that a resumed run draws it again.
         """
+        step = optimiser_state.optimizer_steps(self.deepspeed) if step is None else step
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
         self.deepspeed.train()
         total, norm = torch.zeros((), device=self.device), None
         for part in range(self.share // self.micro):
-            windows = torch.from_numpy(windows_of(self.rank * self.share + part * self.micro, self.micro)).to(self.device)
+            first = self.rank * self.share + part * self.micro
+            torch.manual_seed(draw_seed(self.spec.seed, step, first))
+            windows = torch.from_numpy(windows_of(first, self.micro)).to(self.device)
             loss = self.deepspeed(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()).mean()
             self.deepspeed.backward(loss)
             if self.plain:  # DeepSpeed gives no norm where it wraps no optimiser
