@@ -361,3 +361,51 @@ def test_revisions_needs_nothing_heavy():
     code = "import sys, cptlab.revisions; print(sorted({'torch', 'transformers', 'huggingface_hub', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     assert revisions.COMMIT.fullmatch(COMMIT)
+
+
+def test_plan_and_tables_know_the_size_of_a_hub_model(recipe, store, torch_once, tmp_path):
+    from cptlab.sweep.grid import Grid
+    from cptlab.training import models
+
+    upstream = gpt2(torch_once, tmp_path / "model")
+    grid = Grid(store, tiny.EXECUTION, sets=("one:4",))
+    run = grid.add(hub_run(recipe, 3, upstream))
+    arm = grid.add(hub_run(recipe, 2, Upstream(run=run), mixture={"two": 1}))
+    per_token, size = models.hub_flops_per_token(upstream, tiny.CONTEXT), models.hub_parameters(upstream)
+    assert grid.plan()["flops"].tolist() == [per_token * spec.tokens_trained for spec in (run, arm)]
+    for spec in (run, arm):
+        record = tiny.trained(store, spec, sets=("one:4",))
+        assert record["summary"]["flops"] == per_token * spec.tokens_trained
+        assert {name: record["summary"]["parameters"][name] for name in size} == size
+    assert store.record(run.id)["provenance"]["upstream_weights"] == {"init": {"hub": upstream.hub, "revision": upstream.revision}}
+    found = grid.results()
+    assert found.runs["flops"].tolist() == [per_token * spec.tokens_trained for spec in (run, arm)]
+    assert set(found.runs["total"]) == set(found.curves["total"]) == {size["total"]}
+    elsewhere = Grid(store, tiny.EXECUTION)
+    elsewhere.add(hub_run(recipe, 3, Upstream(hub=str(tmp_path / "nowhere"), revision=upstream.revision), seed=5))
+    with pytest.warns(UserWarning, match="FLOPs of run .* are not known: the configuration of .*nowhere cannot be had"):
+        assert math.isnan(elsewhere.plan()["flops"][0])
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_corpus_notes_the_commit_it_read(monkeypatch, tmp_path, clean):
+    import datasets
+
+    from cptlab import corpora
+
+    monkeypatch.setenv("CPTLAB_CACHE", str(tmp_path / "cache"))
+    read = []
+
+    def load_dataset(name, config=None, *, revision, **settings):
+        read.append(revision)
+        text = tiny.write_text(tmp_path / "text.txt", 0).read_text()
+        return [{"text": f"The {number}th document says: {part}."} for number, part in enumerate(text.split("\n\n"))]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(corpora.hub, "hub_commit", lambda name, revision, kind: COMMIT)
+    content = {"sources": {"web": {"hub": "org/set", "revision": "main"}}, "tokenizer": {"vocab": 280}, "validation": {"fraction": 0.2}}
+    recipe = corpora.recipe_from("web", content | ({"clean": {"steps": {"exact": {}}}} if clean else {}))
+    with pytest.warns(UserWarning, match="names revision 'main' of org/set, which may move"):
+        corpus = corpora.open_corpus(recipe)
+    assert corpus.manifest["commits"] == {"web": COMMIT} and set(read) == {COMMIT}
+    assert corpus.manifest["fingerprint"] == recipe.fingerprint

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cptlab.corpora import hub
 from cptlab.corpora import recipe as named_recipe
 from cptlab.corpora.readers import Document
 from cptlab.corpora.recipe import CorpusRecipe
@@ -76,7 +77,8 @@ def _build(recipe: CorpusRecipe, path: Path, say: Callable[[str], None]) -> None
     start = time.perf_counter()
     for left in path.parent.glob(f".building-{path.name}-*"):  # of builders that were killed: we hold the lock, nobody else builds
         shutil.rmtree(left)
-    found = texts(recipe, say)
+    pinned, commits = hub.pinned(recipe)
+    found = texts(pinned, say)
     if isinstance(found, CleanedTexts):
         _require_text(found)
     folder = Path(tempfile.mkdtemp(prefix=f".building-{path.name}-", dir=path.parent))
@@ -104,6 +106,8 @@ def _build(recipe: CorpusRecipe, path: Path, say: Callable[[str], None]) -> None
         if isinstance(found, CleanedTexts):
             say(f"{recipe.name}: ledger")
             manifest["cleaning"] = _books(found, tokenizer, folder, lengths)
+        if commits:
+            manifest["commits"] = commits
         if files := _set_aside(found):
             manifest["set_aside"] = files
         manifest["seconds"] = round(time.perf_counter() - start, 3)

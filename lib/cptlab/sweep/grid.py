@@ -1,5 +1,6 @@
 """A grid of runs and what came of it: what a notebook plans, trains and plots."""
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -68,7 +69,7 @@ class Grid:
             seen.add(request.id)
             status = self._status(request, todo)
             tokens = request.spec.tokens_trained if status in ("missing", "partial") else 0
-            flops = request.spec.flops if tokens else 0.0
+            flops = _flops(request.spec) if tokens else 0.0
             rate = speeds.get(repr(request.spec.model))
             seconds = tokens / rate if rate else flops / self.execution.flops_per_second
             cost = {"tokens": tokens, "flops": flops, "minutes": round(seconds / 60, 2)}
@@ -103,3 +104,15 @@ class Grid:
     def results(self, status: dict[str, str] | None = None) -> Results:
         """Tables of what the store holds now."""
         return tables(self.store, self._cells, status or {})
+
+
+def _flops(spec: RunSpec) -> float:
+    """Training FLOPs of a run; NaN, with a warning that says why, for a Hugging Face model whose configuration cannot be had."""
+    if spec.model.family != "hub":
+        return spec.flops
+    from cptlab.training.models import hub_flops_per_token, hub_parameters, hub_start  # torch, for these models alone
+
+    start = hub_start(spec)
+    if reason := hub_parameters(start).get("reason"):
+        warnings.warn(f"the FLOPs of run {spec.id} are not known: {reason}", stacklevel=3)
+    return hub_flops_per_token(start, spec.model.context) * spec.tokens_trained

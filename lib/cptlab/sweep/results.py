@@ -55,6 +55,9 @@ def tables(store: Store, cells: Iterable[tuple[Request, dict]], ended: dict[str,
         row = {"id": run_id, "status": found} | labels | {"tokens": spec.tokens_trained, "flops": spec.flops} | size
         row |= dict.fromkeys(RUN_COLUMNS)
         if found == "done":
+            if spec.model.family == "hub":
+                size = {name: view.record["summary"]["parameters"][name] for name in ("non_embedding", "total")}
+                row |= size
             records.append(view.record)
             if view.layer == "local" and store.committed is not None and store.views(run_id)[0].layer == "committed":
                 others.append(run_id)

@@ -18,7 +18,6 @@ from cptlab.runs.lacking import Lacking, lacking
 from cptlab.runs.provenance import collect
 from cptlab.runs.record import base_record, failed_record
 from cptlab.runs.request import Request
-from cptlab.runs.shapes import flops_per_token
 from cptlab.runs.store import Store
 from cptlab.runs.tables import CURVE_COLUMNS, table_text
 from cptlab.runs.view import STATE, WEIGHTS, View
@@ -26,7 +25,7 @@ from cptlab.training.engine import Engine, masters_into, start_process_group
 from cptlab.training.evaluation import measure_checkpoints, measurement
 from cptlab.training.guards import check_text, kept_state, upstream_weights
 from cptlab.training.matmul_rate import matmul_rate
-from cptlab.training.models import build_model
+from cptlab.training.models import build_model, flops_per_token_of, parameters_of
 from cptlab.training.phases import PhasedSampler
 from cptlab.training.schedules import learning_rate
 
@@ -86,12 +85,8 @@ class Training:
         if init is not None and init.run is not None:
             weights = upstream_weights(self.store, init).path
         model = build_model(self.spec, self.execution, weights)
-        self.parameters = {
-            "total": sum(p.numel() for p in model.parameters()),
-            "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        }
-        embeddings = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
-        self.parameters["non_embedding"] = self.parameters["total"] - sum(embeddings.values())
+        self.parameters = parameters_of(model) | {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+        self.flops_per_token = flops_per_token_of(model, self.spec.model.context)
         saved, state = self._saved(), self.spec.optimiser.state
         if saved:
             meta, path = saved
@@ -160,7 +155,7 @@ class Training:
         while self.step < last:
             lr = learning_rate(spec, self.step)
             started = time.perf_counter()
-            loss, norm = self.engine.train_step(lambda first, count: self.sampler.windows_of(self.step, first, count), lr)
+            loss, norm = self.engine.train_step(lambda first, count: self.sampler.windows_of(self.step, first, count), lr, step=self.step)
             self.total, self.count = (loss if self.total is None else self.total + loss), self.count + 1
             self.step += 1
             if self.step % self.every == 0 or self.step == spec.steps:
@@ -270,7 +265,7 @@ class Training:
 
     def _summary(self) -> dict:
         spec = self.spec
-        per_token = flops_per_token(spec.model) if spec.model.family != "hub" else 6.0 * self.parameters["non_embedding"]
+        per_token = self.flops_per_token
         rate = self.timed_steps * spec.batch_tokens / self.train_seconds if self.train_seconds else 0.0
         peak = matmul_rate(spec.precision, str(self.engine.device)) * self.world
         return {
@@ -293,6 +288,8 @@ class Training:
         for name, up in self.spec.upstreams.items():
             if up.run is not None:
                 upstreams[name] = {"run": up.run.id, "step": up.step, "sha256": self.store.checkpoint(up.run.id, up.step).sha256}
+            else:
+                upstreams[name] = {"hub": up.hub, "revision": up.revision}  # of a folder, the identity has the revision alone
         return collect() | {"execution": execution, "corpus_shards": self.corpus.shard_hashes, "upstream_weights": upstreams}
 
 
