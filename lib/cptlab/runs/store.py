@@ -169,13 +169,14 @@ class Store:
         _write_json(path, record)
 
     def curve(self, run_id: str) -> "pd.DataFrame":
-        """Training curve, a row a logged step: step, tokens, lr, loss_nats (mean since the row before), grad_norm. Empty when absent."""
-        return frame(read_table(self.path(run_id) / "curve.csv", CURVE_COLUMNS), CURVE_COLUMNS)
+        """Training curve, a row a logged step: step, tokens, lr, loss_nats (mean since the row before), grad_norm, and what else its
+        objective tells (means, too). Empty when absent."""
+        return frame(read_table(self.path(run_id) / "curve.csv", CURVE_COLUMNS, more=True), CURVE_COLUMNS)
 
     def write_curve(self, run_id: str, rows: list[dict]) -> None:
         """Replace the training curve; a number that is not finite is stored empty and read as NaN."""
         path = self.path(run_id) / "curve.csv"
-        atomic_write(path, table_text(rows, CURVE_COLUMNS, path))
+        atomic_write(path, table_text(rows, CURVE_COLUMNS, path, more=True))
 
     def measurements(self, run_id: str) -> "pd.DataFrame":
         """Evaluations, a row a (step, set): step, tokens, set, loss_nats (mean), accuracy, predicted_tokens. Empty when absent."""
