@@ -16,19 +16,23 @@ class Sampler:
     Args:
         tokens: one array of tokens a source, shape [n].
         weights: probability of each source, summing to 1.
-        context: window length in tokens; a window holds one token more, the last label.
+        context: tokens from one window to the next.
         batch: sequences a step.
         seed: of the run.
+        length: tokens of a window; None: ``context + 1``, one token more, the last label.
     """
 
-    def __init__(self, tokens: dict[str, np.ndarray], weights: dict[str, float], context: int, batch: int, seed: int):
+    def __init__(
+        self, tokens: dict[str, np.ndarray], weights: dict[str, float], context: int, batch: int, seed: int, length: int | None = None
+    ):
         self.names = sorted(weights)
         self.tokens = tokens
         self.context, self.batch, self.seed = context, batch, seed
-        self.windows = {name: (len(tokens[name]) - 1) // context for name in self.names}
+        self.length = context + 1 if length is None else length
+        self.windows = {name: max(0, len(tokens[name]) - self.length + context) // context for name in self.names}
         short = [name for name in self.names if self.windows[name] < 1]
         if short:
-            raise ValueError(f"sources {short} have fewer than {context + 1} training tokens: use a shorter context or more text")
+            raise ValueError(f"sources {short} have fewer than {self.length} training tokens: use a shorter context or more text")
         self._edges = np.cumsum([weights[name] for name in self.names])
         self._edges[-1] = 1.0
         self._sources = np.empty(0, np.uint8)
@@ -58,17 +62,17 @@ class Sampler:
         return self._orders[source, epoch]
 
     def windows_of(self, step: int, first: int = 0, count: int | None = None) -> np.ndarray:
-        """Windows ``first`` to ``first + count`` of the batch of ``step``: int64, shape [count, context + 1]."""
+        """Windows ``first`` to ``first + count`` of the batch of ``step``: int64, shape [count, length]."""
         count = self.batch - first if count is None else count
         start = step * self.batch + first
         self._extend(start + count)
-        out = np.empty((count, self.context + 1), np.int64)
+        out = np.empty((count, self.length), np.int64)
         for row in range(count):
             source = int(self._sources[start + row])
             name = self.names[source]
             epoch, place = divmod(int(self._ranks[start + row]), self.windows[name])
             begin = int(self._order(source, epoch)[place]) * self.context
-            out[row] = self.tokens[name][begin : begin + self.context + 1]
+            out[row] = self.tokens[name][begin : begin + self.length]
         return out
 
     def epochs(self, steps: int) -> dict[str, float]:
