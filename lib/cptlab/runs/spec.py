@@ -7,20 +7,22 @@ they say how a run is executed (:class:`cptlab.runs.execution.Execution`), not w
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
 
 from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.errors import require
-from cptlab.identity import PlainSpec, canonical_fields
+from cptlab.identity import ADDED, PlainSpec, canonical_fields
+from cptlab.runs.objectives import OBJECTIVES
 from cptlab.runs.shapes import ModelSpec, flops_per_token
 
 # Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
 RECIPE_VERSION = 1
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
-OBJECTIVES = ("token",)
 PRECISIONS = ("bf16", "fp32", "fp16")
 
 
@@ -54,6 +56,8 @@ class Optimiser(PlainSpec):
     """AdamW with clipping of the global gradient norm.
 
     ``state``: ``reset`` starts with empty moments, ``carry`` takes those of the ``init`` upstream.
+    ``rates``: pairs (or a mapping) of a shell pattern of parameter names and a factor on their learning rate, kept in the order given: the
+    first pattern that a name matches decides, and a name that matches none has the factor 1.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -61,9 +65,16 @@ class Optimiser(PlainSpec):
     weight_decay: float = 0.1
     clip: float = 1.0
     state: str = "reset"
+    rates: tuple[tuple[str, float], ...] | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self):
         require(self.state in ("reset", "carry"), f"optimiser.state {self.state!r} is unknown: use 'reset' or 'carry'")
+        given = self.rates.items() if isinstance(self.rates, Mapping) else self.rates or ()
+        pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in given] if isinstance(given, Iterable) else [()]
+        for pair in pairs:
+            valid = len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int | float) and 0 < pair[1] < math.inf
+            require(valid, f"optimiser.rates is {self.rates!r}: give patterns with positive factors, and leave parts out by 'trainable'")
+        object.__setattr__(self, "rates", tuple(pairs) or None)
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ class RunSpec:
         upstreams: ``init`` gives the starting weights; other names are for objectives that need them (a teacher).
         precision: ``bf16`` (fp32 master weights), ``fp32`` or ``fp16`` (dynamic loss scale).
         seed: of the initial weights and of the data order.
+        objective_options: settings of the objective (:mod:`cptlab.runs.objectives`); those at their default are left out.
     """
 
     model: ModelSpec
@@ -120,14 +132,11 @@ class RunSpec:
     upstreams: dict = field(default_factory=dict)
     precision: str = "bf16"
     seed: int = 0
+    objective_options: dict | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self):
-        require(self.objective in OBJECTIVES, f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
+        self._check_objective()
         require(self.precision in PRECISIONS, f"precision {self.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
-        require(
-            self.batch_tokens % self.model.context == 0,
-            f"batch_tokens = {self.batch_tokens} is not a multiple of the context, {self.model.context}",
-        )
         require(self.tokens >= self.batch_tokens, f"tokens = {self.tokens} is less than one batch of {self.batch_tokens}")
         unknown = sorted(set(self.mixture) - set(self.corpus.names))
         require(not unknown, f"mixture names {unknown}, which corpus {self.corpus.name!r} lacks: it has {', '.join(self.corpus.names)}")
@@ -151,6 +160,16 @@ class RunSpec:
         object.__setattr__(self, "upstreams", MappingProxyType({k: self.upstreams[k] for k in sorted(self.upstreams)}))
         object.__setattr__(self, "trainable", tuple(self.trainable))
 
+    def _check_objective(self) -> None:
+        require(self.objective in OBJECTIVES, f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
+        facts = OBJECTIVES[self.objective]
+        object.__setattr__(self, "objective_options", facts.checked(self.objective_options, self.objective))
+        missing = [name for name in facts.upstreams if name not in self.upstreams]
+        require(not missing, f"objective {self.objective!r} needs an upstream named {' and one named '.join(map(repr, missing))}")
+        stride, context = self.window[1], self.model.context
+        per_window = f"the context, {context}" if stride == context else f"the {stride} tokens that a window of {self.objective!r} moves on"
+        require(self.batch_tokens % stride == 0, f"batch_tokens = {self.batch_tokens} is not a multiple of {per_window}")
+
     def _init_run(self) -> "RunSpec | None":
         return self.upstreams["init"].run if "init" in self.upstreams else None
 
@@ -165,14 +184,37 @@ class RunSpec:
         return self.steps * self.batch_tokens
 
     @property
+    def options(self) -> dict:
+        """All options of the objective, defaults included."""
+        return OBJECTIVES[self.objective].complete(self.objective_options)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Length and stride, in tokens of text, of the windows that the run trains on."""
+        return OBJECTIVES[self.objective].window(self.model.context, self.options)
+
+    @property
     def flops(self) -> float:
-        """Training FLOPs of the whole run; 0 for a hub model, whose shape is known only once it is loaded."""
-        return 0.0 if self.model.family == "hub" else flops_per_token(self.model) * self.tokens_trained
+        """Training FLOPs of the whole run; 0 where a hub model takes part, whose shape is known only once it is loaded."""
+        return self.flops_with({})
+
+    def flops_with(self, hub_sizes: Mapping[str, int]) -> float:
+        """:attr:`flops`, given the non-embedding parameters of loaded hub models by upstream name (``init``: of the run's own).
+
+        A hub model counts as 6 FLOPs a parameter and position. What the objective reads of other models is a third of training them.
+        """
+
+        def a_position(model: ModelSpec | None, name: str) -> float:
+            return 6.0 * hub_sizes.get(name, 0) if model is None or model.family == "hub" else flops_per_token(model)
+
+        read = {name: self.upstreams[name].run for name in OBJECTIVES[self.objective].upstreams}
+        costs = [a_position(self.model, "init"), *(a_position(run and run.model, name) / 3 for name, run in read.items())]
+        return sum(costs) * (self.model.context / self.window[1]) * self.tokens_trained if all(costs) else 0.0
 
     @property
     def batch(self) -> int:
         """Sequences a step."""
-        return self.batch_tokens // self.model.context
+        return self.batch_tokens // self.window[1]
 
     def canonical(self) -> dict:
         """The spec as plain JSON: the corpus by fingerprint, upstream runs by id."""
@@ -198,6 +240,7 @@ class RunSpec:
     def __reduce__(self):  # mapping proxies do not pickle; rebuild from plain values
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["mixture"], values["upstreams"] = dict(self.mixture), dict(self.upstreams)
+        values["objective_options"] = dict(self.objective_options or {})
         return (_rebuild, (values,))
 
     def __hash__(self):
