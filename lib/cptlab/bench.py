@@ -88,9 +88,9 @@ def train(steps: int = 60, rounds: int = 1) -> dict:
     """Time a sweep of four small laptop runs through DeepSpeed against ``transformers.Trainer`` (bf16, both cores, ``torch_compile`` off
     and on), the same four runs one after another; interleaved, both warm, imports and first compilation left out of both.
 
-    Returns a dictionary with ``speedup`` (best baseline seconds over our seconds, medians over the rounds), ``utilisation`` (of the bf16
-    matrix-product rate measured in the worker's own process), ``tokens_per_s`` of both, ``served_ms`` of a cached run and
-    ``fixed_cost_s`` of a run in a warm worker.
+    Returns a dictionary with ``speedup`` (best baseline seconds over our seconds, medians over the rounds), ``utilisation`` (of the
+    matrix-product rate measured in the worker's own process, in the type that it computes in), ``tokens_per_s`` of both, ``served_ms``
+    of a cached run and ``fixed_cost_s`` of a run in a warm worker.
     """
     study = _study()
     execution = study.execution

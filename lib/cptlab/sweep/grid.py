@@ -41,7 +41,7 @@ class Grid:
         **labels,
     ) -> RunSpec:
         """Add a run and return its spec (to start others from). Labels are free names and values; see :class:`Request` for the rest."""
-        reserved = {"id", "status", "step", "tokens", "flops", "set", "loss_nats"} & set(labels)
+        reserved = {"id", "status", "step", "tokens", "flops", "set", "loss_nats", "compute"} & set(labels)
         if reserved:
             raise ConfigError(f"labels {sorted(reserved)} are names of result columns: choose others")
         sets = self.sets if sets is None else tuple(sets)

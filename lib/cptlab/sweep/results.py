@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cptlab.runs.provenance import warn_drift
+from cptlab.runs.record import compute_of
 from cptlab.runs.request import Request
-from cptlab.runs.shapes import flops_per_token, parameter_counts
+from cptlab.runs.shapes import parameter_counts
 from cptlab.runs.store import Store
 
 
@@ -15,8 +16,9 @@ from cptlab.runs.store import Store
 class Results:
     """Tables of a grid that has been run, one row a run, a logged step or a measurement, each with the labels of its run.
 
-    ``runs``: id, status, tokens, flops, parameters. ``curves``: step, tokens, lr, loss_nats, grad_norm. ``measurements``: step, tokens,
-    flops, set, loss_nats, accuracy. ``samples``: step, prompt, text. ``failures``: the runs that failed or were skipped, with the error.
+    ``runs``: id, status, tokens, flops, parameters, compute (what matrices were multiplied in). ``curves``: step, tokens, lr, loss_nats,
+    grad_norm, what else a run's objective tells, compute. ``measurements``: step, tokens, flops, set, loss_nats, accuracy, compute.
+    ``samples``: step, prompt, text. ``failures``: the runs that failed or were skipped, with the error.
     """
 
     runs: pd.DataFrame
@@ -50,14 +52,13 @@ def tables(store: Store, cells: Iterable[tuple[Request, dict]], ended: dict[str,
         else:
             records.append(record)
             summary = record["summary"]
-            row |= {key: summary[key] for key in ("seconds", "tokens_per_s", "utilisation")}
-            row["epochs"] = max(summary["epochs"].values())
-            per_token = 0.0 if spec.model.family == "hub" else flops_per_token(spec.model)
-            names = {"id": run_id} | labels | size
+            row |= {key: summary[key] for key in ("flops", "seconds", "tokens_per_s", "utilisation")}
+            row |= {"epochs": max(summary["epochs"].values()), "compute": compute_of(record)}
+            names = {"id": run_id} | labels | size | {"compute": row["compute"]}
             curves.append(store.curve(run_id).assign(**names))
             table = store.measurements(run_id)
             table = table[table["set"].isin(request.sets) & table["step"].isin(request.steps)]
-            measured.append(table.assign(**names, flops=table["tokens"] * per_token))
+            measured.append(table.assign(**names, flops=table["tokens"] * (summary["flops"] / summary["tokens"])))
             samples += [sample | names for sample in store.samples(run_id)]
         runs.append(row)
     warn_drift(records)

@@ -7,10 +7,12 @@ from cptlab.corpora import open_corpus
 from cptlab.errors import TrainingError
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import Lacking
+from cptlab.runs.record import compute_of
 from cptlab.runs.request import Request
 from cptlab.runs.store import Store
-from cptlab.training.engine import Engine
+from cptlab.training.engine import Engine, compute_type
 from cptlab.training.models import build_model, load_weights
+from cptlab.training.objectives.token import TokenObjective
 
 
 def evaluation_windows(corpus, name: str, context: int) -> np.ndarray:
@@ -28,12 +30,13 @@ def evaluation_windows(corpus, name: str, context: int) -> np.ndarray:
 def measure_checkpoints(request: Request, store: Store, execution: Execution, wanted: Lacking) -> None:
     """Evaluate kept checkpoints on the sets that are still missing; nothing is trained."""
     corpus = open_corpus(request.spec.corpus)
+    compute = compute_type(request.spec.precision, execution, compute_of(store.record(request.id)))
     rows = []
     for step in sorted({step for step, _ in wanted.measurements}):
         weights = store.checkpoint(request.id, step)
         model = build_model(request.spec, execution, weights)
         load_weights(model, weights)
-        engine = Engine(request.spec, execution, model)
+        engine = Engine(request.spec, execution, TokenObjective(model), compute)
         for name in (name for s, name in wanted.measurements if s == step):
             windows = evaluation_windows(corpus, name, request.spec.model.context)
             rows.append({"step": step, "tokens": step * request.spec.batch_tokens, "set": name} | engine.evaluate(windows))

@@ -11,18 +11,19 @@ import torch.distributed as dist
 from cptlab.corpora import open_corpus
 from cptlab.errors import StoreError, TrainingError
 from cptlab.files import atomic_json, sha256_file
+from cptlab.machine import matmul_rate
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import Lacking, lacking
-from cptlab.runs.record import base_record, failed_record
+from cptlab.runs.record import base_record, compute_of, failed_record
 from cptlab.runs.request import Request
-from cptlab.runs.shapes import flops_per_token
 from cptlab.runs.store import Store
-from cptlab.training.engine import Engine, masters_into, start_process_group
+from cptlab.training.engine import DTYPES, Engine, compute_type, here, masters_into, round_weights, start_process_group
 from cptlab.training.evaluation import evaluation_windows, measure_checkpoints
-from cptlab.training.matmul_rate import matmul_rate
 from cptlab.training.models import build_model
+from cptlab.training.objectives import build_objective
 from cptlab.training.sampler import Sampler
 from cptlab.training.schedules import learning_rate
+from cptlab.training.upstreams import open_upstreams
 
 PROGRESS_SECONDS = 1.0
 CURVE_ROWS = 100
@@ -30,6 +31,14 @@ CURVE_ROWS = 100
 
 class NonFiniteLoss(TrainingError):
     """The loss or the gradient is not a finite number: the run has diverged. Training it again ends the same way."""
+
+
+def sizes(model) -> dict[str, int]:
+    """Numbers of parameters of a loaded model: total, trainable, and without embeddings."""
+    total = sum(p.numel() for p in model.parameters())
+    embeddings = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"total": total, "trainable": trainable, "non_embedding": total - sum(embeddings.values())}
 
 
 class Training:
@@ -43,7 +52,8 @@ class Training:
         self.corpus = open_corpus(self.spec.corpus)
         self.sets = {name: evaluation_windows(self.corpus, name, self.spec.model.context) for name in request.sets}
         training = {name: self.corpus.tokens(name, "train") for name in self.spec.mixture}
-        self.sampler = Sampler(training, dict(self.spec.mixture), self.spec.model.context, self.spec.batch, self.spec.seed)
+        length, stride = self.spec.window
+        self.sampler = Sampler(training, dict(self.spec.mixture), stride, self.spec.batch, self.spec.seed, length)
         self.every = max(1, self.spec.steps // CURVE_ROWS)
         self.curve, self.measured, self.samples = [], [], []
         self.step, self.seconds, self.train_seconds, self.timed_steps = 0, 0.0, 0.0, 0
@@ -57,16 +67,21 @@ class Training:
         if init is not None and init.run is not None:
             weights = self.store.checkpoint(init.run.id, init.step)
         model = build_model(self.spec, self.execution, weights)
-        self.parameters = {
-            "total": sum(p.numel() for p in model.parameters()),
-            "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        }
-        embeddings = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
-        self.parameters["non_embedding"] = self.parameters["total"] - sum(embeddings.values())
+        self.parameters = sizes(model)
         saved = self._saved()
+        began = None
+        if saved:
+            began = saved[0].get("compute", self.spec.precision)
+        elif not self.wanted.record:  # a finished run, trained again for an early checkpoint
+            began = compute_of(self.store.record(self.spec.id))
+        compute = compute_type(self.spec.precision, self.execution, began)
+        if compute != self.spec.precision:
+            round_weights(model, self.spec.precision)
         if saved:
             masters_into(model, saved[1])
-        self.engine = Engine(self.spec, self.execution, model)
+        upstreams = open_upstreams(self.spec, self.execution, self.store, DTYPES[compute], here())
+        self.hub_sizes = {name: sizes(other)["non_embedding"] for name, other in (upstreams | {"init": model}).items()}
+        self.engine = Engine(self.spec, self.execution, build_objective(model, self.spec, upstreams), compute)
         if saved:
             meta, path = saved
             self.engine.restore(path, meta["optimizer_steps"])
@@ -103,7 +118,7 @@ class Training:
                 "step": self.step, "optimizer_steps": self._optimizer_steps(), "seconds": self._elapsed(),
                 "train_seconds": self.train_seconds, "timed_steps": self.timed_steps, "curve": self.curve,
                 "measurements": self.measured, "samples": self.samples, "file": path.name,
-                "sha256": sha256_file(path), "asked": self._asked(),
+                "sha256": sha256_file(path), "asked": self._asked(), "compute": self.engine.compute,
             }  # fmt: skip
             atomic_json(folder / "resume.json", meta)
             for old in folder.glob("state-*.safetensors"):
@@ -124,25 +139,26 @@ class Training:
         """Train from where the run stands to its last step."""
         self.began = self.last_note = time.perf_counter()
         spec, last = self.spec, max(self._needed_steps())
-        total, count, norm = None, 0, float("nan")
+        totals, count, norm = None, 0, float("nan")
         if self.step == 0:
             self._measure_and_keep()
         while self.step < last:
             lr = learning_rate(spec, self.step)
             started = time.perf_counter()
-            loss, norm = self.engine.train_step(lambda first, count: self.sampler.windows_of(self.step, first, count), lr)
-            total, count = (loss if total is None else total + loss), count + 1
+            means, norm = self.engine.train_step(lambda first, count: self.sampler.windows_of(self.step, first, count), lr)
+            totals = means if totals is None else {name: totals[name] + mean for name, mean in means.items()}
+            count += 1
             self.step += 1
             if self.step % self.every == 0 or self.step == spec.steps:
-                mean = self.engine.mean_over_ranks(total / count)
+                means = {name: self.engine.mean_over_ranks(total / count) for name, total in totals.items()}
+                mean = means["loss_nats"]
                 if not np.isfinite(mean) or not np.isfinite(norm):
                     raise NonFiniteLoss(
                         f"run {spec.id}: the training loss is {mean}, the gradient norm {norm} at step {self.step} of {spec.steps} "
                         f"(learning rate {lr:.3g}): lower schedule.max_lr or lengthen the warm-up"
                     )
-                row = {"step": self.step, "tokens": self.step * spec.batch_tokens, "lr": lr, "loss_nats": mean, "grad_norm": norm}
-                self.curve.append(row)
-                total, count = None, 0
+                self.curve.append({"step": self.step, "tokens": self.step * spec.batch_tokens, "lr": lr, "grad_norm": norm} | means)
+                totals, count = None, 0
             if self.step > 2:  # the first steps compile
                 self.train_seconds += time.perf_counter() - started
                 self.timed_steps += 1
@@ -163,10 +179,11 @@ class Training:
         """Measure and keep what is asked for at this step."""
         step = self.step
         if step in self.request.steps:
-            for name, windows in self.sets.items():
-                row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
-                self.measured.append(row | self.engine.evaluate(windows))
-            self.samples += [self._sample(prompt) for prompt in self.request.prompts]
+            with self.engine.weights_as_saved():
+                for name, windows in self.sets.items():
+                    row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
+                    self.measured.append(row | self.engine.evaluate(windows))
+                self.samples += [self._sample(prompt) for prompt in self.request.prompts]
         if step in self.request.keep or step == self.spec.steps or step in self.request.keep_state:
             folder = self.store.checkpoint_dir(self.spec.id, step)
             self.engine.save_weights(folder)
@@ -213,14 +230,14 @@ class Training:
 
     def _summary(self) -> dict:
         spec = self.spec
-        per_token = flops_per_token(spec.model) if spec.model.family != "hub" else 6.0 * self.parameters["non_embedding"]
+        flops = spec.flops_with(self.hub_sizes)
         rate = self.timed_steps * spec.batch_tokens / self.train_seconds if self.train_seconds else 0.0
-        peak = matmul_rate(spec.precision, str(self.engine.device)) * self.world
+        peak = matmul_rate(self.engine.compute, str(self.engine.device)) * self.world
         return {
             "steps": spec.steps, "tokens": spec.tokens_trained, "epochs": self.sampler.epochs(spec.steps),
-            "parameters": self.parameters, "flops": per_token * spec.tokens_trained,
+            "parameters": self.parameters, "flops": flops,
             "seconds": round(self._elapsed(), 2), "tokens_per_s": round(rate, 1),
-            "utilisation": round(rate * per_token / peak, 4), "matmul_flops_per_s": round(peak),
+            "utilisation": round(rate * flops / spec.tokens_trained / peak, 4), "matmul_flops_per_s": round(peak),
         }  # fmt: skip
 
     def _checkpoints(self) -> dict:
@@ -248,8 +265,8 @@ class Training:
         from cptlab.runs.provenance import collect
 
         names = ("threads", "ranks", "zero_stage", "attention", "activation_checkpointing")
-        execution = {name: getattr(self.execution, name) for name in names}
-        execution |= {"compile": self.engine.compiled, "micro_batch": self.engine.micro, "device": str(self.engine.device), "bf16": "cast"}
+        execution = {name: getattr(self.execution, name) for name in names} | {"compute": self.engine.compute, "bf16": "cast"}
+        execution |= {"compile": self.engine.compiled, "micro_batch": self.engine.micro, "device": str(self.engine.device)}
         upstreams = {}
         for name, up in self.spec.upstreams.items():
             if up.run is not None:
