@@ -85,6 +85,10 @@ def test_measuring(monkeypatch, capfd, torch_once):
     rates = [machine.matmul_rate(kind, "cpu", 64) for kind in ("bf16", "fp32")]
     assert machine.bf16_is_faster() in (True, False) and all(rate > 1e6 for rate in rates)
     assert machine.matmul_rate("bf16", "cpu", 64) == rates[0]  # measured once
+    assert torch_once.get_num_threads() == 1
+    torch_once.set_num_threads(2)
+    machine.bf16_is_faster()
+    assert torch_once.get_num_threads() == 2
     assert torch_once.equal(state, torch_once.random.get_rng_state())
     assert tuple(capfd.readouterr()) == ("", "")
     for bf16, faster in ((2.0, True), (0.2, False)):

@@ -34,7 +34,16 @@ def matmul_rate(kind: str, device: str = "cpu", size: int | None = None) -> floa
 def bf16_is_faster(device: str = "cpu") -> bool:
     """Whether ``device`` multiplies matrices faster in bf16 than in fp32; on CUDA it is taken to.
 
-    Measured on small matrices: a processor without AVX-512 takes three seconds for a single bf16 product of 1,024 rows, and its ratio of
-    the two types is much the same at 256.
+    Measured on one thread, for two that contend with others for the cores tell nothing; and on small matrices, for a processor without
+    AVX-512 takes three seconds for a single bf16 product of 1,024 rows, and its ratio of the two types is much the same at 256.
     """
-    return not device.startswith("cpu") or matmul_rate("bf16", device, 256) > matmul_rate("fp32", device, 256)
+    if not device.startswith("cpu"):
+        return True
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return matmul_rate("bf16", device, 256) > matmul_rate("fp32", device, 256)
+    finally:
+        torch.set_num_threads(threads)
