@@ -92,6 +92,27 @@ def torch_once():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def interrupted(monkeypatch):
+    """``interrupted(step, call, ...)`` calls, and stops the training that this starts when ``step`` is about to be made."""
+
+    def run(step, call, *arguments):
+        from cptlab.training import trainer
+
+        rate = trainer.learning_rate
+
+        def stop(spec, at):
+            if at == step:
+                raise KeyboardInterrupt
+            return rate(spec, at)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(trainer, "learning_rate", stop)
+            call(*arguments)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def processes():
     """Fresh processes that have the imports behind them: each starts where a worker's first run does."""

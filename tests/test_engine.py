@@ -1,5 +1,8 @@
 """The DeepSpeed engine: the same numbers whatever the ZeRO stage, and nothing but training changes the weights."""
 
+import fnmatch
+import pickle
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -60,22 +63,31 @@ def test_zero_stages_agree(recipe, stores, precision, clip):
     assert curves[0]["loss_nats"].iloc[-1] < curves[0]["loss_nats"].iloc[0] - 0.1
 
 
+RATES = (("*.layers.0.*", 0.25), ("*layernorm*", 0.1), ("*.layers.*", 0.5), ("lm_head*", 3))
+
+
+def factor_of(name: str, rates: tuple) -> float:
+    return next((factor for pattern, factor in rates if fnmatch.fnmatch(name, pattern)), 1.0)
+
+
+@pytest.mark.parametrize("rates", [None, RATES], ids=["one rate", "rates"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_weights_are_those_that_torch_alone_gives(recipe, stores, torch_once, stage):
-    """Four steps of plain torch: AdamW with decay on matrices only, clipping, the schedule's rates."""
+def test_weights_are_those_that_torch_alone_gives(recipe, stores, torch_once, stage, rates):
+    """Four steps of plain torch: AdamW with decay on matrices only, clipping, the schedule's rates and the parameters' factors on them."""
     from cptlab.corpora import open_corpus
     from cptlab.training.models import build_model
     from cptlab.training.sampler import Sampler
     from cptlab.training.schedules import learning_rate
 
-    run = tiny.spec(recipe, 4, schedule=Schedule(max_lr=1e-2, warmup=0.25), optimiser=Optimiser(clip=0.5, weight_decay=0.3))
+    run = tiny.spec(recipe, 4, schedule=Schedule(max_lr=1e-2, warmup=0.25), optimiser=Optimiser(clip=0.5, weight_decay=0.3, rates=rates))
     tiny.trained(stores(stage), run, tiny.execution(zero_stage=stage))
 
     model = build_model(run, tiny.EXECUTION)
     sampler = Sampler({"one": open_corpus(recipe).tokens("one")}, {"one": 1.0}, tiny.CONTEXT, tiny.BATCH, run.seed)
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": [p], "weight_decay": 0.3 if p.ndim >= 2 else 0.0, "factor": factor_of(name, rates or ())}
+        for name, p in model.named_parameters()
+    ]
     optimizer = torch_once.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8)
     losses = []
     for step in range(4):
@@ -85,7 +97,7 @@ def test_weights_are_those_that_torch_alone_gives(recipe, stores, torch_once, st
         loss.backward()
         torch_once.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run, step)
+            group["lr"] = group["factor"] * learning_rate(run, step)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
@@ -120,6 +132,51 @@ def test_fp16_needs_a_device_that_has_it(recipe, store):
         start(Request(tiny.spec(recipe, 2, precision="fp16")), store)
     record = tiny.trained(store, tiny.spec(recipe, 2, precision="fp16"))
     assert record["status"] == "failed" and record["error"]["type"] == "ConfigError"
+
+
+# --- learning rates by parameter -----------------------------------------------------------------------------------------------
+
+
+def test_rates_are_checked_and_in_the_identity(recipe):
+    plain, run = tiny.spec(recipe), tiny.spec(recipe, optimiser=Optimiser(rates=RATES))
+    assert run.id != plain.id == tiny.spec(recipe, optimiser=Optimiser(rates={})).id
+    assert "rates" not in plain.canonical()["optimiser"]
+    assert Optimiser(rates=dict(RATES)) == Optimiser(rates=[list(pair) for pair in RATES]) == run.optimiser
+    assert tiny.spec(recipe, optimiser=Optimiser(rates=RATES[::-1])).id != run.id  # the first match decides
+    assert pickle.loads(pickle.dumps(run)).id == run.id == replace(run, optimiser=replace(run.optimiser)).id
+    for wrong in (0.5, "*norm*", ("*norm*",), {"*norm*": 0}, {"*norm*": float("inf")}, {"*norm*": "2"}, [(1, 2.0)], [1, 2]):
+        with pytest.raises(ConfigError, match=r"optimiser\.rates is .*: give patterns with positive factors"):
+            Optimiser(rates=wrong)
+
+
+@pytest.mark.parametrize(
+    ("rates", "trainable", "unused"),
+    [
+        ({"*.layers.9.*": 0.5, "*norm*": 2}, ("*",), r"\['\*\.layers\.9\.\*'\]"),
+        ({"*": 0.5, "*norm*": 2}, ("*",), r"\['\*norm\*'\]"),
+        ({"*norm*": 2, "*embed*": 0.5}, ("*norm*",), r"\['\*embed\*'\]"),
+    ],
+    ids=["no such", "an earlier one", "frozen"],
+)
+def test_a_rate_that_nothing_has(recipe, store, rates, trainable, unused):
+    run = tiny.spec(recipe, 2, optimiser=Optimiser(rates=rates), trainable=trainable)
+    with pytest.raises(ConfigError, match=f"{unused} match no trained parameter that no earlier pattern has"):
+        start(Request(run), store)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_rates_are_resumed_and_carried(recipe, stores, interrupted, stage, precision):
+    optimiser = {"optimiser": Optimiser(rates=RATES, state="carry")}
+    base = tiny.spec(recipe, 4, precision=precision, optimiser=Optimiser(rates={"*norm*": 0.5}))
+    run, how = tiny.target(base, 8, **optimiser), tiny.execution(zero_stage=stage, state_every=3)
+    for name in ("whole", "broken"):
+        tiny.trained(stores(name), base, how, keep_state=(4,))
+    record = tiny.trained(stores("whole"), run, how)
+    assert record["status"] == "done", record["error"]
+    interrupted(5, tiny.trained, stores("broken"), run, how)
+    tiny.trained(stores("broken"), run, how)
+    assert tiny.results(stores("whole"), run) == tiny.results(stores("broken"), run)
 
 
 # --- optimiser state ---------------------------------------------------------------------------------------------------------
@@ -181,6 +238,19 @@ def test_a_worker_serves_one_run_after_another(recipe, stores):
     tiny.trained(stores("other"), tiny.spec(recipe, 3, model=tiny.model(layers=1, width=16, family="gpt-neox", kv_heads=2), seed=9))
     tiny.trained(stores("again"), run, sets=("one:3",))
     assert tiny.results(stores("first"), run) == tiny.results(stores("again"), run)
+
+
+def work_in(folder, request, root) -> None:
+    """Train in this process, whose temporary files go to ``folder``."""
+    tempfile.tempdir = str(folder)
+    tiny.work_until(request, root, tiny.EXECUTION)
+
+
+def test_a_process_leaves_no_temporary_files(recipe, store, tmp_path, in_process):
+    folder, run = tmp_path / "temporary", tiny.spec(recipe, 2)
+    folder.mkdir()
+    assert in_process(work_in, folder, Request(run), store.root) == 0
+    assert store.record(run.id)["status"] == "done" and not list(folder.iterdir())
 
 
 def test_a_batch_that_does_not_split(recipe, store, monkeypatch):

@@ -155,12 +155,12 @@ def test_any_other_error_is_tried_again(recipe, store, sweep, monkeypatch):
 
 
 def test_a_measurement_that_fails_does_not_end_the_sweep(recipe, store, sweep, monkeypatch):
-    from cptlab.training import trainer
+    from cptlab.training import perform
 
     runs = [tiny.spec(recipe, 3, seed=seed) for seed in (0, 1)]
     tiny.trained(store, runs[0])
     record = store.record(runs[0].id)
-    monkeypatch.setattr(trainer, "measure_checkpoints", lambda *_: 1 / 0)
+    monkeypatch.setattr(perform, "measure_checkpoints", lambda *_: 1 / 0)
     with pytest.warns(UserWarning, match=f"{runs[0].id}.*ZeroDivisionError"):
         status, _ = sweep([Request(runs[0], {}, ("two:4",), (3,)), Request(runs[1])])
     assert status == {runs[0].id: "failed", runs[1].id: "done"}

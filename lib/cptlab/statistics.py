@@ -195,13 +195,16 @@ def paired_difference(
     """Differences of arm ``b`` minus arm ``a`` of column ``arm``, paired on ``pair_by`` (seed) inside each ``group_by`` (size, ...).
 
     Returns the columns group_by, pair_by, a, b, difference, in the order of arm ``a``'s rows. Two rows for one pair and arm are an
-    error; a row without its partner is left out with one warning that names the pairs.
+    error; a row without its partner is left out with one warning that names the pairs. Where the table has a column ``compute`` (what a
+    run's matrices were multiplied in) and the sides of some pairs differ in it, a warning says so, and the result has a column
+    ``compute``, too: the type, or those of a and b ("bf16, fp32").
     """
     keys = [*_listed(group_by), *_listed(pair_by)]
     _columns(frame, value, arm, *keys)
+    told = ["compute"] if "compute" in frame.columns and "compute" not in (*keys, arm, value) else []
     sides = []
     for name, label in (("a", a), ("b", b)):
-        side = frame.loc[frame[arm] == label, [*keys, value]].rename(columns={value: name})
+        side = frame.loc[frame[arm] == label, [*keys, value, *told]].rename(columns={value: name})
         if side.empty:
             raise ConfigError(f"column {arm!r} has no {label!r}; it has {', '.join(map(str, frame[arm].unique()))}")
         _numbers(side[name], f"column {value!r} of {arm} {label!r}")
@@ -215,7 +218,16 @@ def paired_difference(
         names = "; ".join(str(row) for row in alone[keys].to_dict("records"))
         warnings.warn(f"left out, without a partner in {a!r} or {b!r}: {names}", stacklevel=2)
     paired = sides[0].merge(sides[1], on=keys, how="inner", sort=False)
-    return paired.assign(difference=paired["b"] - paired["a"])
+    table = paired[[*keys, "a", "b"]].assign(difference=paired["b"] - paired["a"])
+    if told and (differ := paired["compute_x"].astype(str) != paired["compute_y"].astype(str)).any():
+        both = paired["compute_x"].astype(str) + ", " + paired["compute_y"].astype(str)
+        table["compute"] = paired["compute_x"].where(~differ, both)
+        warnings.warn(
+            f"{differ.sum()} of {len(paired)} pairs of {a!r} and {b!r} were computed in different types "
+            f"({'; '.join(both[differ].unique())}): part of their difference may be rounding; train both with the same execution.compute",
+            stacklevel=2,
+        )
+    return table
 
 
 def power_law(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> PowerLaw:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 
 from cptlab.errors import ConfigError
 
+COMPUTES = ("auto", "bf16", "fp32")
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -16,6 +18,8 @@ class Execution:
         ranks: processes of one run (data parallel); more than one goes through DeepSpeed's launcher.
         micro_batch: most sequences a rank processes at once; the rest of the global batch is accumulated.
         zero_stage: DeepSpeed ZeRO stage, 0 to 3.
+        compute: what the machine multiplies in where a run asks for bf16: ``bf16``, ``fp32``, or ``auto``: bf16 unless fp32 is measured
+            to be faster here. Runs of other precisions compute in their own. Fixed for the life of a run and noted in its provenance.
         compile: compile the model's forward and backward pass with ``torch.compile``.
         attention: attention implementation of ``transformers`` (``eager``, ``sdpa``, ``flash_attention_2``).
         activation_checkpointing: recompute activations in the backward pass, layer by layer, to save memory.
@@ -30,6 +34,7 @@ class Execution:
     ranks: int = 1
     micro_batch: int = 16
     zero_stage: int = 1
+    compute: str = "auto"
     compile: bool = False
     attention: str = "eager"
     activation_checkpointing: bool = False
@@ -45,10 +50,12 @@ class Execution:
                 raise ConfigError(f"execution.{name} is {value!r}: give a whole number of at least 1")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ConfigError(f"execution.zero_stage is {self.zero_stage!r}: give 0, 1, 2 or 3")
+        if self.compute not in COMPUTES:
+            raise ConfigError(f"execution.compute is {self.compute!r}: give one of {', '.join(COMPUTES)}")
 
     @classmethod
     def from_mapping(cls, values: dict) -> "Execution":
-        """Settings from a profile's ``execution`` section; ``CPTLAB_WORKERS`` overrides the number of workers."""
+        """Settings from a profile's ``execution`` section; ``CPTLAB_WORKERS`` and ``CPTLAB_COMPUTE`` override two."""
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -58,4 +65,6 @@ class Execution:
             if not workers.isdigit():
                 raise ConfigError(f"CPTLAB_WORKERS is {workers!r}: give a whole number of at least 1")
             values["workers"] = int(workers)
+        if compute := os.environ.get("CPTLAB_COMPUTE"):
+            values["compute"] = compute
         return cls(**values)

@@ -32,6 +32,11 @@ def base_record(request: "Request") -> dict:
     }
 
 
+def compute_of(record: dict) -> str:
+    """What a run's matrices were multiplied in: ``bf16``, ``fp32`` or ``fp16``; in records from before it was noted, its precision."""
+    return record["provenance"].get("execution", {}).get("compute", record["spec"].get("precision"))
+
+
 def failed_record(request: "Request", kind: str, message: str, step: int | None) -> dict:
     """Record of a run that could not be trained."""
     error = {"type": kind, "message": message, "step": step}

@@ -5,7 +5,9 @@ fingerprint and the identities of the runs it starts from. Device, paths, thread
 they say how a run is executed (:class:`cptlab.runs.execution.Execution`), not what it is.
 """
 
+import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -14,13 +16,13 @@ from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.errors import require, require_whole
 from cptlab.identity import ADDED, PlainSpec, canonical_fields, digest
 from cptlab.runs.data_order import DataOrder, Phase, normalised, plain, rebuild, settled_order, settled_phases
+from cptlab.runs.objectives import OBJECTIVES
 from cptlab.runs.shapes import ModelSpec, flops_per_token
 
 # Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
 RECIPE_VERSION = 1
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
-OBJECTIVES = ("token",)
 PRECISIONS = ("bf16", "fp32", "fp16")
 STATES = ("reset", "carry", "continue")
 REVISION = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
@@ -65,6 +67,8 @@ class Optimiser(PlainSpec):
     being its checkpoint's, in its precision; ``continue`` takes its fp32 master weights, too: the run goes on as if it had never stopped.
     Parameters that the upstream left frozen start with their checkpoint's weights and empty moments, but share the step count: Adam then
     hardly corrects their moments for having begun at zero (at the default betas their first update is 0.45 of a fresh one).
+    ``rates``: pairs (or a mapping) of a shell pattern of parameter names and a factor on their learning rate, kept in the order given: the
+    first pattern that a name matches decides, and a name that matches none has the factor 1.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -72,9 +76,16 @@ class Optimiser(PlainSpec):
     weight_decay: float = 0.1
     clip: float = 1.0
     state: str = "reset"
+    rates: tuple[tuple[str, float], ...] | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self):
         require(self.state in STATES, f"optimiser.state {self.state!r} is unknown: use one of {', '.join(STATES)}")
+        given = self.rates.items() if isinstance(self.rates, Mapping) else self.rates or ()
+        pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in given] if isinstance(given, Iterable) else [()]
+        for pair in pairs:
+            valid = len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int | float) and 0 < pair[1] < math.inf
+            require(valid, f"optimiser.rates is {self.rates!r}: give patterns with positive factors, and leave parts out by 'trainable'")
+        object.__setattr__(self, "rates", tuple(pairs) or None)
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,7 @@ class RunSpec:
         phases: two or more parts of the run with mixtures of their own, under one schedule. Each mixes its sources anew and reads every
             source on where the one before stopped: the run is the chain of its phases as runs, to the bit, each of which continues the
             one before (``optimiser.state``), follows it (``order``) and goes on along the schedule (``start_tokens``).
+        objective_options: settings of the objective (:mod:`cptlab.runs.objectives`); those at their default are left out.
     """
 
     model: ModelSpec
@@ -155,17 +167,15 @@ class RunSpec:
     order: DataOrder | None = field(default=None, metadata=ADDED)
     phases: tuple[Phase, ...] = field(default=(), metadata=ADDED)
 
+    objective_options: dict | None = field(default=None, metadata=ADDED)
+
     def __post_init__(self):
+        self._check_objective()
         object.__setattr__(self, "phases", tuple(self.phases))
         if self.phases or self.mixture is None or self.tokens is None:
             for name, value in settled_phases(self).items():
                 object.__setattr__(self, name, value)
-        require(self.objective in OBJECTIVES, f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
         require(self.precision in PRECISIONS, f"precision {self.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
-        require(
-            self.batch_tokens % self.model.context == 0,
-            f"batch_tokens = {self.batch_tokens} is not a multiple of the context, {self.model.context}",
-        )
         require(self.tokens >= self.batch_tokens, f"tokens = {self.tokens} is less than one batch of {self.batch_tokens}")
         unknown = sorted(set(self.mixture) - set(self.corpus.names))
         require(not unknown, f"mixture names {unknown}, which corpus {self.corpus.name!r} lacks: it has {', '.join(self.corpus.names)}")
@@ -206,6 +216,16 @@ class RunSpec:
             f"model.family is 'hub', but init names a run of family {begun!r}: use the model of that run",
         )
 
+    def _check_objective(self) -> None:
+        require(self.objective in OBJECTIVES, f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
+        facts = OBJECTIVES[self.objective]
+        object.__setattr__(self, "objective_options", facts.checked(self.objective_options, self.objective))
+        missing = [name for name in facts.upstreams if name not in self.upstreams]
+        require(not missing, f"objective {self.objective!r} needs an upstream named {' and one named '.join(map(repr, missing))}")
+        stride, context = self.window, self.model.context
+        per_window = f"the context, {context}" if stride == context else f"the {stride} tokens that a window of {self.objective!r} moves on"
+        require(self.batch_tokens % stride == 0, f"batch_tokens = {self.batch_tokens} is not a multiple of {per_window}")
+
     def _init_run(self) -> "RunSpec | None":
         return self.upstreams["init"].run if "init" in self.upstreams else None
 
@@ -220,19 +240,42 @@ class RunSpec:
         return self.steps * self.batch_tokens
 
     @property
+    def options(self) -> dict:
+        """All options of the objective, defaults included."""
+        return OBJECTIVES[self.objective].complete(self.objective_options)
+
+    @property
+    def window(self) -> int:
+        """Tokens of text of a sequence: from the begin of one window that the run trains on to the next."""
+        return OBJECTIVES[self.objective].window(self.model.context, self.options)[1]
+
+    @property
+    def window_length(self) -> int:
+        """Tokens of such a window; what goes beyond :attr:`window` is labels alone."""
+        return OBJECTIVES[self.objective].window(self.model.context, self.options)[0]
+
+    @property
     def flops(self) -> float:
-        """Training FLOPs of the whole run; 0 for a hub model, whose shape is known only once it is loaded."""
-        return 0.0 if self.model.family == "hub" else flops_per_token(self.model) * self.tokens_trained
+        """Training FLOPs of the whole run; 0 where a hub model takes part, whose shape is known only once it is loaded."""
+        return self.flops_with({})
+
+    def flops_with(self, hub_flops: Mapping[str, float]) -> float:
+        """:attr:`flops`, given what training takes a token of the hub models by upstream name (``init``: of the run's own).
+
+        What the objective reads of other models is a third of training them.
+        """
+
+        def a_position(model: ModelSpec | None, name: str) -> float:
+            return hub_flops.get(name, 0.0) if model is None or model.family == "hub" else flops_per_token(model)
+
+        read = {name: self.upstreams[name].run for name in OBJECTIVES[self.objective].upstreams}
+        costs = [a_position(self.model, "init"), *(a_position(run and run.model, name) / 3 for name, run in read.items())]
+        return sum(costs) * (self.model.context / self.window) * self.tokens_trained if all(costs) else 0.0
 
     @property
     def batch(self) -> int:
         """Sequences a step."""
-        return self.batch_tokens // self.model.context
-
-    @property
-    def window(self) -> int:
-        """Tokens of a sequence."""
-        return self.batch_tokens // self.batch
+        return self.batch_tokens // self.window
 
     def canonical(self) -> dict:
         """The spec as plain JSON: the corpus by fingerprint, upstream runs by id."""

@@ -188,7 +188,7 @@ class Store:
     def write_curve(self, run_id: str, rows: list[dict]) -> None:
         """Replace the training curve; a number that is not finite is stored empty and read as NaN."""
         path = self.path(run_id) / "curve.csv"
-        atomic_write(path, table_text(rows, CURVE_COLUMNS, path))
+        atomic_write(path, table_text(rows, CURVE_COLUMNS, path, more=True))
 
     def add_measurements(self, run_id: str, rows: list[dict], replace: bool = False) -> None:
         """Add rows of :meth:`View.measurements`; two processes may add at once.

@@ -1,4 +1,4 @@
-"""The store's tables: CSV files with fixed, typed columns, the same bytes for the same rows."""
+"""The store's tables: CSV files with typed columns, the same bytes for the same rows."""
 
 import csv
 import io
@@ -16,8 +16,19 @@ CURVE_COLUMNS = {"step": int, "tokens": int, "lr": float, "loss_nats": float, "g
 MEASUREMENT_COLUMNS = {"step": int, "tokens": int, "set": str, "loss_nats": float, "accuracy": float, "predicted_tokens": int}
 
 
-def table_text(rows: Iterable[dict], columns: dict[str, type], path: Path) -> str:
-    """CSV of ``rows``: nine significant digits (a float32 and back), empty for a number that is not finite."""
+def _with_more(columns: dict[str, type], names: Iterable[str]) -> dict[str, type]:
+    """``columns`` and, after them, those of ``names`` that they lack, which hold numbers."""
+    return columns | dict.fromkeys((name for name in names if name not in columns), float)
+
+
+def table_text(rows: Iterable[dict], columns: dict[str, type], path: Path, more: bool = False) -> str:
+    """CSV of ``rows``: nine significant digits (a float32 and back), empty for a number that is not finite.
+
+    ``more`` allows further columns of numbers, the same in all rows.
+    """
+    rows = list(rows)
+    if more and rows:
+        columns = _with_more(columns, rows[0])
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
@@ -43,12 +54,14 @@ def parse_row(cells: list[str], columns: dict[str, type]) -> dict:
     return {name: math.nan if kind is float and cell == "" else kind(cell) for (name, kind), cell in pairs}
 
 
-def read_table(path: Path, columns: dict[str, type]) -> list[dict]:
-    """Rows of a table that this module wrote; [] when the file is absent."""
+def read_table(path: Path, columns: dict[str, type], more: bool = False) -> list[dict]:
+    """Rows of a table that this module wrote; [] when the file is absent. ``more`` allows further columns, of numbers."""
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.reader(stream)
             header = next(reader, None)
+            if more and header:
+                columns = _with_more(columns, header)
             if header != list(columns):
                 raise StoreError(
                     f"{path}: the columns are {header}, expected {list(columns)}: restore the file from git, or train the run again"
@@ -67,8 +80,9 @@ def read_table(path: Path, columns: dict[str, type]) -> list[dict]:
 
 
 def frame(rows: list[dict], columns: dict[str, type]) -> "pd.DataFrame":
-    """The rows as a DataFrame with the columns' types, also when there are none."""
+    """The rows as a DataFrame with the columns' types, also when there are none, and the further columns that they have."""
     import pandas as pd  # here, so that commands which only look at statuses start quickly
 
+    columns = _with_more(columns, rows[0] if rows else ())
     kinds = {int: "int64", float: "float64", str: "str"}
     return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=kinds[kind]) for name, kind in columns.items()})

@@ -103,10 +103,11 @@ class View:
 
     def curve_rows(self) -> list[dict]:
         """Rows of the training curve; [] when absent."""
-        return read_table((self.home or self.folders[-1]) / "curve.csv", CURVE_COLUMNS)
+        return read_table((self.home or self.folders[-1]) / "curve.csv", CURVE_COLUMNS, more=True)
 
     def curve(self) -> "pd.DataFrame":
-        """Training curve, a row a logged step: step, tokens, lr, loss_nats (mean since the row before), grad_norm. Empty when absent."""
+        """Training curve, a row a logged step: step, tokens, lr, loss_nats (mean since the row before), grad_norm, and what else its
+        objective tells (means, too). Empty when absent."""
         return frame(self.curve_rows(), CURVE_COLUMNS)
 
     def measurement_rows(self) -> list[dict]:

@@ -45,7 +45,7 @@ class Grid:
         **labels,
     ) -> RunSpec:
         """Add a run and return its spec (to start others from). Labels are free names and values; see :class:`Request` for the rest."""
-        reserved = {"id", "status", "step", "tokens", "flops", "set", "loss_nats"} & set(labels)
+        reserved = {"id", "status", "step", "tokens", "flops", "set", "loss_nats", "compute"} & set(labels)
         if reserved:
             raise ConfigError(f"labels {sorted(reserved)} are names of result columns: choose others")
         sets = self.sets if sets is None else tuple(sets)
@@ -108,11 +108,14 @@ class Grid:
 
 def _flops(spec: RunSpec) -> float:
     """Training FLOPs of a run; NaN, with a warning that says why, for a Hugging Face model whose configuration cannot be had."""
-    if spec.model.family != "hub":
+    if spec.model.family != "hub" and all(upstream.run is not None for upstream in spec.upstreams.values()):
         return spec.flops
     from cptlab.training.models import hub_flops_per_token, hub_parameters, hub_start  # torch, for these models alone
 
-    start = hub_start(spec)
-    if reason := hub_parameters(start).get("reason"):
-        warnings.warn(f"the FLOPs of run {spec.id} are not known: {reason}", stacklevel=3)
-    return hub_flops_per_token(start, spec.model.context) * spec.tokens_trained
+    hubs = {name: upstream for name, upstream in spec.upstreams.items() if upstream.run is None}
+    if spec.model.family == "hub":
+        hubs["init"] = hub_start(spec)
+    for upstream in hubs.values():
+        if reason := hub_parameters(upstream).get("reason"):
+            warnings.warn(f"the FLOPs of run {spec.id} are not known: {reason}", stacklevel=3)
+    return spec.flops_with({name: hub_flops_per_token(upstream, spec.model.context) for name, upstream in hubs.items()})

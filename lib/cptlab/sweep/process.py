@@ -23,7 +23,7 @@ def initialise(threads: int, parent: int | None = None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        import cptlab.training.trainer  # noqa: F401  the imports are the fixed cost that a long-lived worker pays once
+        import cptlab.training.perform  # noqa: F401  the imports are the fixed cost that a long-lived worker pays once
 
 
 def _end_with(parent: int) -> None:

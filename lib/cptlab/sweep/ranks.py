@@ -85,7 +85,7 @@ def main() -> None:
         threading.Thread(target=_end_with, args=(worker,), daemon=True).start()
 
     initialise(execution.threads)
-    from cptlab.training.trainer import train_or_evaluate
+    from cptlab.training.perform import train_or_evaluate
 
     train_or_evaluate(request, store, execution)
 

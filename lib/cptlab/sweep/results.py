@@ -9,6 +9,7 @@ import pandas as pd
 from cptlab.runs.evaluation_sets import EvaluationSet
 from cptlab.runs.lacking import lacking
 from cptlab.runs.provenance import warn_drift
+from cptlab.runs.record import compute_of
 from cptlab.runs.request import Request
 from cptlab.runs.shapes import parameter_counts
 from cptlab.runs.store import Store, StoreWarning
@@ -18,9 +19,9 @@ from cptlab.runs.store import Store, StoreWarning
 class Results:
     """Tables of a grid that has been run, one row a run, a logged step or a measurement, each with the labels of its run.
 
-    ``runs``: id, status, tokens, flops, parameters, seconds, tokens_per_s, utilisation, epochs, compute (the type multiplied in).
-    ``curves``: step, tokens, lr, loss_nats, grad_norm. ``measurements``: step, tokens, flops, set, loss_nats, accuracy. ``samples``: step,
-    prompt, text. ``failures``: the runs that failed or were skipped, with the error.
+    ``runs``: id, status, tokens, flops, parameters, seconds, tokens_per_s, utilisation, epochs, compute (what matrices were multiplied in).
+    ``curves``: step, tokens, lr, loss_nats, grad_norm, what else a run's objective tells, compute. ``measurements``: step, tokens, flops,
+    set, loss_nats, accuracy, compute. ``samples``: step, prompt, text. ``failures``: the runs that failed or were skipped, with the error.
     """
 
     runs: pd.DataFrame
@@ -61,10 +62,10 @@ def tables(store: Store, cells: Iterable[tuple[Request, dict]], ended: dict[str,
             records.append(view.record)
             if view.layer == "local" and store.committed is not None and store.views(run_id)[0].layer == "committed":
                 others.append(run_id)
-            summary, execution = view.record["summary"], view.record["provenance"].get("execution", {})
+            summary = view.record["summary"]
             row |= {key: summary[key] for key in ("flops", "seconds", "tokens_per_s", "utilisation")}
-            row |= {"epochs": max(summary["epochs"].values()), "compute": execution.get("compute", spec.precision)}
-            names = {"id": run_id} | labels | size
+            row |= {"epochs": max(summary["epochs"].values()), "compute": compute_of(view.record)}
+            names = {"id": run_id} | labels | size | {"compute": row["compute"]}
             curves.append(view.curve().assign(**names))
             table = view.measurements()
             table = table[table["set"].isin(request.sets) & table["step"].isin(request.measured_steps)]

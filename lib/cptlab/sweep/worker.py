@@ -17,7 +17,7 @@ def work(request: Request, store: Store, execution) -> str:
             from cptlab.sweep.ranks import launch
 
             return launch(request, store, execution, lock)
-        from cptlab.training.trainer import train_or_evaluate
+        from cptlab.training.perform import train_or_evaluate
 
         with quiet():
             return train_or_evaluate(request, store, execution, lock)

@@ -1,11 +1,13 @@
 """One DeepSpeed engine for every run, from one CPU thread to a cluster of GPUs."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
-import tempfile
 import warnings
+from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,12 +19,15 @@ from deepspeed.accelerator import get_accelerator
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from cptlab.errors import ConfigError
+from cptlab.errors import ConfigError, TrainingError
 from cptlab.files import atomic_json, atomic_write_with
+from cptlab.machine import bf16_is_faster
 from cptlab.runs.execution import Execution
 from cptlab.runs.spec import RunSpec
+from cptlab.runs.tables import CURVE_COLUMNS
 from cptlab.training import optimiser_state
-from cptlab.training.objectives import OBJECTIVES
+from cptlab.training.objectives.objective import Batch, Objective
+from cptlab.training.parameter_groups import parameter_groups
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 _last_shape = None
@@ -34,15 +39,10 @@ def start_process_group() -> tuple[int, int]:
     if not dist.is_initialized():
         # DeepSpeed would build a shared-memory operator in C++ (a minute, and an error where ninja is missing) for inference alone.
         deepspeed.ops.__compatible_ops__ = {}
-        if "MASTER_ADDR" not in os.environ:  # no launcher started us: meet through a file, so that no port can be taken
+        if "MASTER_ADDR" not in os.environ:  # no launcher started us: meet ourselves in memory, so that no port can be taken
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-            meeting = Path(tempfile.mkdtemp(prefix="cptlab-")) / "meeting"
-            dist.init_process_group(
-                get_accelerator().communication_backend_name() if torch.cuda.is_available() else "gloo",
-                init_method=f"file://{meeting}",
-                rank=0,
-                world_size=1,
-            )
+            backend = get_accelerator().communication_backend_name() if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         deepspeed.init_distributed(verbose=False)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return dist.get_rank(), dist.get_world_size()
@@ -57,18 +57,34 @@ def _can_compile() -> bool:
     return False
 
 
-@cache
-def _check_precision(precision: str) -> None:
+def here() -> torch.device:
+    """The device that this process trains on."""
+    return torch.device(get_accelerator().current_device_name())
+
+
+def compute_type(precision: str, execution: Execution, began: str | None = None) -> str:
+    """What a run of ``precision`` multiplies in here: ``bf16``, ``fp32`` or ``fp16``; the same on all ranks.
+
+    Args:
+        began: what the run, or the one that is measured, has been computed in so far; None: it begins now.
+    """
     if precision == "fp16" and not get_accelerator().is_fp16_supported():
         raise ConfigError("precision fp16 is not supported on this device: use bf16 or fp32, or a GPU")
-    if precision == "bf16" and not torch.cuda.is_available():
-        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "avx512_bf16"
-        if not any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16")):
+    if precision != "bf16":
+        return precision
+    if began is not None:
+        if execution.compute not in ("auto", began):
             warnings.warn(
-                "this processor has no native bf16: training gives the same results, several times slower; "
-                "set precision to fp32 in the profile for speed (these are then other runs)",
-                stacklevel=2,
+                f"a run that was begun in {began} stays in it: execution.compute = {execution.compute!r} is for new runs", stacklevel=2
             )
+        return began
+    if execution.compute != "auto":
+        return execution.compute
+    _, world = start_process_group()
+    choice = torch.tensor(float(bf16_is_faster(str(here()))), device=here())
+    if world > 1:
+        dist.broadcast(choice, 0)  # nodes may differ
+    return "bf16" if choice else "fp32"
 
 
 def largest_divisor(number: int, limit: int) -> int:
@@ -87,26 +103,22 @@ class Engine:
     Args:
         spec: the run.
         execution: ZeRO stage, micro-batch, compilation.
-        model: in fp32, holding the starting weights (or the masters of the state given to :meth:`restore`).
+        objective: around the model, in fp32, holding the starting weights (or the masters of the state given to :meth:`restore`).
+        compute: what to multiply in, of :func:`compute_type`. Checkpoints and states are of the run's precision either way.
     """
 
-    def __init__(self, spec: RunSpec, execution: Execution, model: PreTrainedModel):
-        self.spec, self.execution = spec, execution
+    def __init__(self, spec: RunSpec, execution: Execution, objective: Objective, compute: str):
+        self.spec, self.execution, self.compute = spec, execution, compute
         self.rank, self.world = start_process_group()
-        _check_precision(spec.precision)
         if spec.batch % self.world:
             raise ConfigError(f"a batch of {spec.batch} sequences does not split over {self.world} ranks: use a divisor of {spec.batch}")
         self.share = spec.batch // self.world
         self.micro = largest_divisor(self.share, execution.micro_batch)
         self.context = spec.model.context
-        self.device = torch.device(get_accelerator().current_device_name())
-        wrapped = OBJECTIVES[spec.objective](model)
+        self.device = here()
         opt = spec.optimiser
-        matrices = [p for p in wrapped.parameters() if p.requires_grad and p.ndim >= 2]
-        vectors = [p for p in wrapped.parameters() if p.requires_grad and p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": opt.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         # lr 0: ZeRO stage 0 takes a dummy step while it is built, and the real rate is set at every step anyway.
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=opt.betas, eps=opt.eps, fused=True)
+        optimizer = torch.optim.AdamW(parameter_groups(objective.model, opt), lr=0.0, betas=opt.betas, eps=opt.eps, fused=True)
         config = {
             "train_batch_size": spec.batch,
             "train_micro_batch_size_per_gpu": self.micro,
@@ -114,21 +126,22 @@ class Engine:
             "gradient_clipping": opt.clip,
             "zero_optimization": {"stage": execution.zero_stage},
             "zero_allow_untested_optimizer": True,
-            "bf16": {"enabled": spec.precision == "bf16"},
-            "fp16": {"enabled": spec.precision == "fp16"},
+            "bf16": {"enabled": compute == "bf16"},
+            "fp16": {"enabled": compute == "fp16"},
             "steps_per_print": 10**9,
         }
-        self.deepspeed, *_ = deepspeed.initialize(model=wrapped, optimizer=optimizer, config=config)
+        self.deepspeed, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config)
         self.compiled = execution.compile and execution.zero_stage < 3 and _can_compile()
         if self.compiled:
             self._compile()
-        self.plain = execution.zero_stage == 0 and spec.precision == "fp32"
+        self.plain = execution.zero_stage == 0 and compute == "fp32"
         optimiser_state.reset_moments(self.deepspeed)
 
     def _compile(self) -> None:
         """Compile the forward and backward pass; a worker's earlier runs must not leave a trace in this one's bits."""
         global _last_shape
-        shape = (self.spec.model, self.micro, self.spec.precision, self.spec.trainable, self.spec.objective, self.execution)
+        spec = self.spec
+        shape = (spec.model, self.micro, self.compute, spec.trainable, spec.objective, repr(spec.options), self.execution)
         if shape != _last_shape:
             torch._dynamo.reset()
             _last_shape = shape
@@ -144,32 +157,44 @@ class Engine:
         """The objective around the model, as DeepSpeed holds it."""
         return self.deepspeed.module
 
-    def train_step(self, windows_of, lr: float, *, step: int | None = None) -> tuple[torch.Tensor, float]:
-        """One update; returns this rank's mean loss (a tensor, not synchronised) and the gradient norm before clipping.
+    def batch_of(self, windows: np.ndarray, stride: int) -> Batch:
+        """Windows [n, length] on the device: inputs are the first ``stride`` tokens of each, labels the last."""
+        tokens = torch.from_numpy(windows).to(self.device)
+        return {"inputs": tokens[:, :stride].contiguous(), "labels": tokens[:, -stride:].contiguous()}
+
+    def train_step(self, windows_of, lr: float, *, step: int) -> tuple[dict[str, torch.Tensor], float]:
+        """One update; returns this rank's means (tensors, not synchronised) and the gradient norm before clipping.
+
+        The means are ``loss_nats`` and what else the objective tells.
 
         Args:
-            windows_of: function (first, count) -> int64 windows [count, context + 1] of this step's global batch.
-            lr: learning rate of this update.
-            step: number of this update in the run, from 0; None: the updates that Adam has counted. What dropout draws depends on the
-                run's seed, on this and on the micro-batch's place in the global batch alone, so that a resumed run draws it again.
+            windows_of: function (first, count) -> int64 windows [count, length] of this step's global batch.
+            lr: learning rate of this update, before the factors of ``optimiser.rates``.
+            step: number of this update in the run, from 0. What dropout draws depends on the run's seed, on this and on the micro-batch's
+                place in the global batch alone, so that a resumed run draws it again.
         """
         step = optimiser_state.optimizer_steps(self.deepspeed) if step is None else step
         for group in self.deepspeed.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         self.deepspeed.train()
-        total, norm = torch.zeros((), device=self.device), None
+        totals, norm = defaultdict(lambda: torch.zeros((), device=self.device)), None
         for part in range(self.share // self.micro):
             first = self.rank * self.share + part * self.micro
             torch.manual_seed(draw_seed(self.spec.seed, step, first))
-            windows = torch.from_numpy(windows_of(first, self.micro)).to(self.device)
-            loss = self.deepspeed(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()).mean()
+            losses, told = self.deepspeed(self.batch_of(windows_of(first, self.micro), self.spec.window))
+            if taken := told.keys() & CURVE_COLUMNS.keys():
+                raise TrainingError(f"objective {self.spec.objective!r} tells {sorted(taken)}, which are columns already: use other names")
+            loss = losses.mean()
             self.deepspeed.backward(loss)
             if self.plain:  # DeepSpeed gives no norm where it wraps no optimiser
                 norm = torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
             self.deepspeed.step()
-            total += loss.detach()
+            totals["loss_nats"] += loss.detach()
+            for name, value in told.items():
+                totals[name] += value.float().mean()
         norm = norm if self.plain else self.deepspeed.get_global_grad_norm()
-        return total / (self.share // self.micro), float(norm) if norm is not None else float("nan")
+        means = {name: total / (self.share // self.micro) for name, total in totals.items()}
+        return means, float(norm) if norm is not None else float("nan")
 
     def mean_over_ranks(self, value: torch.Tensor) -> float:
         """Average of a scalar over the ranks."""
@@ -178,6 +203,21 @@ class Engine:
             dist.all_reduce(value)
             value /= self.world
         return float(value)
+
+    @contextlib.contextmanager
+    def weights_as_saved(self) -> Iterator[None]:
+        """Hold the weights as a checkpoint has them, rounded to the run's precision, so that measuring it later gives the same."""
+        parameters = list(self.module.model.parameters()) if self.compute != self.spec.precision else []
+        # ZeRO stage 3 keeps a shard of each beside the parameter, whole while it is in use.
+        tensors = [tensor for p in parameters for tensor in (p.data, getattr(p, "ds_tensor", None)) if tensor is not None]
+        kept = [tensor.clone() for tensor in tensors]
+        for tensor in tensors:
+            tensor.copy_(tensor.to(DTYPES[self.spec.precision]))
+        try:
+            yield
+        finally:
+            for tensor, before in zip(tensors, kept, strict=True):
+                tensor.copy_(before)
 
     @torch.no_grad()
     def evaluate(self, windows: np.ndarray, counted: np.ndarray | None = None, allowed: np.ndarray | None = None) -> np.ndarray:
@@ -202,8 +242,7 @@ class Engine:
             # Every rank makes the same number of calls (ZeRO 3); the last window fills what is left of the last ones.
             rows = np.minimum(np.arange(begin, begin + self.micro), len(windows) - 1)
             real = min(max(len(windows) - begin, 0), self.micro)
-            tokens = torch.from_numpy(windows[rows].astype(np.int64)).to(self.device)
-            losses, hits = self.deepspeed(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), **options)
+            losses, hits = self.deepspeed(self.batch_of(windows[rows].astype(np.int64), self.context) | options)
             mask = torch.from_numpy(counted[rows]).to(self.device)
             values = torch.stack([losses.double(), hits.double(), mask.double()], -1).masked_fill(~mask.unsqueeze(-1), 0).sum(1)
             sums[begin : begin + real] = values[:real]
@@ -238,7 +277,7 @@ class Engine:
         tensors, seen = {}, {}
         for name, parameter in self.module.model.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter], enabled=stage3):
-                value = parameter.detach().to("cpu", copy=True).contiguous()
+                value = parameter.detach().to("cpu", DTYPES[self.spec.precision], copy=True).contiguous()
             if id(parameter) not in seen:
                 tensors[name] = value
             seen[id(parameter)] = name
@@ -266,6 +305,13 @@ class Engine:
         """Free the engine; the next run of this process builds its own."""
         self.deepspeed.destroy()
         self.deepspeed = None
+
+
+def round_weights(model: PreTrainedModel, precision: str) -> None:
+    """Round a model in fp32 to what ``precision`` holds: where DeepSpeed does not do so itself, a run starts from the same weights."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(DTYPES[precision]))
 
 
 def masters_into(model: PreTrainedModel, path: Path) -> None:

@@ -16,11 +16,13 @@ from cptlab.errors import ConfigError
 from cptlab.runs.evaluation_sets import EvaluationSet
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import Lacking
+from cptlab.runs.record import compute_of
 from cptlab.runs.request import Request
 from cptlab.runs.store import Store
-from cptlab.training.engine import Engine
+from cptlab.training.engine import Engine, compute_type
 from cptlab.training.guards import check_text
 from cptlab.training.models import build_model, load_weights
+from cptlab.training.objectives.token import TokenObjective
 
 END = 16  # tokens that a set's choices have: of longer ones the rarest words decide, whatever came before
 
@@ -154,12 +156,13 @@ def measure_checkpoints(request: Request, store: Store, execution: Execution, wa
     corpus = open_corpus(request.spec.corpus)
     check_text(corpus, request, store, wanted.view)
     sets = {name: measurement(corpus, name, request.spec.model.context) for _, name in wanted.measurements}
+    compute = compute_type(request.spec.precision, execution, compute_of(wanted.view.record))
     rows = []
     for step in sorted({step for step, _ in wanted.measurements}):
         weights = wanted.view.checkpoint(step).verified()
         model = build_model(request.spec, execution, weights)
         load_weights(model, weights)
-        engine = Engine(request.spec, execution, model)
+        engine = Engine(request.spec, execution, TokenObjective(model), compute)
         for name in (name for s, name in wanted.measurements if s == step):
             rows.append({"step": step, "tokens": step * request.spec.batch_tokens, "set": name} | sets[name](engine))
         engine.close()

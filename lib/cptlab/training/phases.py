@@ -27,7 +27,10 @@ class PhasedSampler:
         #: First step of each phase.
         self.first_steps = [stretch.first for stretch in stretches]
         self._samplers = [
-            Sampler(tokens, part.mixture, spec.window, spec.batch, spec.seed, order.block_tokens, order.unique_tokens, part.begun)
+            Sampler(
+                tokens, part.mixture, spec.window, spec.batch, spec.seed, order.block_tokens, order.unique_tokens, part.begun,
+                spec.window_length,
+            )
             for part in stretches
         ]
 

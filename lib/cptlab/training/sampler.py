@@ -18,12 +18,13 @@ class Sampler:
     Args:
         tokens: one array of tokens a source, shape [n].
         weights: share of each source, summing to 1.
-        context: window length in tokens; a window holds one token more, the last label.
+        context: tokens from one window to the next.
         batch: sequences a step.
         seed: of the run.
         block: the text is permuted in blocks of so many tokens (a multiple of ``context``, the default), each read window after window.
         unique: cap of unique tokens a source: the first blocks of the first pass; None: all of the text.
         begun: where sources are read from; those left out from the start, in the order of ``seed``.
+        length: tokens of a window; None: ``context + 1``, one token more, the last label.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class Sampler:
         block: int | None = None,
         unique: int | None = None,
         begun: Mapping[str, Place] | None = None,
+        length: int | None = None,
     ):
         self.turns = Turns(weights, seed)
         self.names = self.turns.names
         self.tokens, self.context, self.batch = tokens, context, batch
+        self.length = context + 1 if length is None else length
         self.block = block or context
         self.begun = {name: (begun or {}).get(name, Place(seed, 0)) for name in self.names}
         self._blocks = {name: (len(tokens[name]) - 1) // self.block for name in self.names}
@@ -73,9 +76,9 @@ class Sampler:
         return self._orders[name][1]
 
     def windows_of(self, step: int, first: int = 0, count: int | None = None) -> np.ndarray:
-        """Windows ``first`` to ``first + count`` of the batch of ``step``: int64, shape [count, context + 1]."""
+        """Windows ``first`` to ``first + count`` of the batch of ``step``: int64, shape [count, length]."""
         count = self.batch - first if count is None else count
-        out = np.empty((count, self.context + 1), np.int64)
+        out = np.empty((count, self.length), np.int64)
         for row in range(count):
             number, turn = divmod(step * self.batch + first + row, BLOCK)
             if self._turn is None or self._turn[0] != number:
@@ -85,5 +88,7 @@ class Sampler:
             epoch, place = divmod(self.begun[name].tokens // self.context + rank, self.windows[name])
             block, place = divmod(place, self.block // self.context)
             begin = int(self._order(name, epoch)[block]) * self.block + place * self.context
-            out[row] = self.tokens[name][begin : begin + self.context + 1]
+            window = self.tokens[name][begin : begin + self.length]
+            # Longer windows must not change the number of blocks, and so their order: one that reaches beyond the text begins it anew.
+            out[row] = window if len(window) == self.length else np.resize(np.concatenate([window, self.tokens[name]]), self.length)
         return out

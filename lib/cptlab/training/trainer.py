@@ -2,8 +2,6 @@
 
 import json
 import time
-import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +11,32 @@ import torch.distributed as dist
 from cptlab.corpora import open_corpus
 from cptlab.errors import ConfigError, TrainingError
 from cptlab.files import atomic_json, sha256_file
+from cptlab.machine import matmul_rate
 from cptlab.runs.execution import Execution
-from cptlab.runs.lacking import Lacking, lacking
+from cptlab.runs.lacking import Lacking
 from cptlab.runs.provenance import collect
-from cptlab.runs.record import base_record, failed_record
+from cptlab.runs.record import base_record, compute_of
 from cptlab.runs.request import Request
 from cptlab.runs.store import Store
 from cptlab.runs.tables import CURVE_COLUMNS, table_text
 from cptlab.runs.view import STATE, WEIGHTS, View
-from cptlab.training.engine import Engine, masters_into, start_process_group
-from cptlab.training.evaluation import measure_checkpoints, measurement
+from cptlab.training.engine import DTYPES, Engine, compute_type, here, masters_into, round_weights, start_process_group
+from cptlab.training.evaluation import measurement
 from cptlab.training.guards import check_text, kept_state, upstream_weights
-from cptlab.training.matmul_rate import matmul_rate
 from cptlab.training.models import build_model, flops_per_token_of, parameters_of
+from cptlab.training.objectives import build_objective
 from cptlab.training.phases import PhasedSampler
 from cptlab.training.schedules import learning_rate
+from cptlab.training.upstreams import open_upstreams
 
 PROGRESS_SECONDS = 1.0
 CURVE_ROWS = 100
 CLOCK_STEPS = 10  # between two questions of several ranks whether it is time to save
+
+
+def as_recorded(row: dict) -> str:
+    """A row of the curve with the digits that its table keeps."""
+    return table_text([row], CURVE_COLUMNS, Path("curve.csv"), more=True)
 
 
 class NonFiniteLoss(TrainingError):
@@ -62,7 +67,7 @@ class Training:
         self.every = max(1, self.spec.steps // CURVE_ROWS)
         self.known = {} if wanted.record else {row["step"]: row for row in wanted.view.curve_rows()}  # of a finished run, replayed
         self.curve, self.measured, self.samples = [], [], []
-        self.total, self.count = None, 0  # of the loss since the last row of the curve
+        self.totals, self.count = {}, 0  # of the loss, and what else the objective tells, since the last row of the curve
         self.step, self.seconds, self.train_seconds, self.timed_steps = 0, 0.0, 0.0, 0
         self._start_engine()
 
@@ -86,22 +91,30 @@ class Training:
             weights = upstream_weights(self.store, init).path
         model = build_model(self.spec, self.execution, weights)
         self.parameters = parameters_of(model) | {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad)}
-        self.flops_per_token = flops_per_token_of(model, self.spec.model.context)
-        saved, state = self._saved(), self.spec.optimiser.state
+        saved, state, began = self._saved(), self.spec.optimiser.state, None
+        if saved:
+            began = saved[0]["compute"]
+        elif not self.wanted.record:  # a finished run, trained again for what its record lacks
+            began = compute_of(self.wanted.view.record)
+        compute = compute_type(self.spec.precision, self.execution, began)
+        if compute != self.spec.precision:
+            round_weights(model, self.spec.precision)
         if saved:
             meta, path = saved
         elif state != "reset":
             path = kept_state(self.store, init)
         if saved or state == "continue":
             masters_into(model, path)
-        self.engine = Engine(self.spec, self.execution, model)
+        upstreams = open_upstreams(self.spec, self.execution, self.store, DTYPES[compute], here())
+        self.hub_flops = {name: flops_per_token_of(other, self.spec.model.context) for name, other in (upstreams | {"init": model}).items()}
+        self.engine = Engine(self.spec, self.execution, build_objective(model, self.spec, upstreams), compute)
         if saved:
             self.engine.restore(path, meta["step"])
             self.step, self.seconds = meta["step"], meta["seconds"]
             self.train_seconds, self.timed_steps = meta["train_seconds"], meta["timed_steps"]
             self.curve, self.measured, self.samples = meta["curve"], meta["measurements"], meta["samples"]
-            total, self.count = meta["since_row"]
-            self.total = None if total is None else torch.tensor(total, dtype=torch.float32, device=self.engine.device)
+            totals, self.count = meta["since_row"]
+            self.totals = {name: torch.tensor(total, dtype=torch.float32, device=self.engine.device) for name, total in totals.items()}
         elif state == "continue":
             self.engine.restore(path, init.step)
         elif state == "carry":
@@ -133,8 +146,8 @@ class Training:
                 "step": self.step, "seconds": self._elapsed(),
                 "train_seconds": self.train_seconds, "timed_steps": self.timed_steps, "curve": self.curve,
                 "measurements": self.measured, "samples": self.samples, "file": path.name,
-                "sha256": sha256_file(path), "asked": self._asked(),
-                "since_row": [None if self.total is None else float(self.total), self.count],
+                "sha256": sha256_file(path), "asked": self._asked(), "compute": self.engine.compute,
+                "since_row": [{name: float(total) for name, total in self.totals.items()}, self.count],
             }  # fmt: skip
             atomic_json(folder / "resume.json", meta)
             for old in folder.glob("state-*.safetensors"):
@@ -155,20 +168,22 @@ class Training:
         while self.step < last:
             lr = learning_rate(spec, self.step)
             started = time.perf_counter()
-            loss, norm = self.engine.train_step(lambda first, count: self.sampler.windows_of(self.step, first, count), lr, step=self.step)
-            self.total, self.count = (loss if self.total is None else self.total + loss), self.count + 1
+            means, norm = self.engine.train_step(lambda first, count: self.sampler.windows_of(self.step, first, count), lr, step=self.step)
+            self.totals = {name: self.totals[name] + mean if self.totals else mean for name, mean in means.items()}
+            self.count += 1
             self.step += 1
             if self.step % self.every == 0 or self.step == spec.steps:
-                mean = self.engine.mean_over_ranks(self.total / self.count)
+                means = {name: self.engine.mean_over_ranks(total / self.count) for name, total in self.totals.items()}
+                mean = means["loss_nats"]
                 if not np.isfinite(mean) or not np.isfinite(norm):
                     raise NonFiniteLoss(
                         f"run {spec.id}: the training loss is {mean}, the gradient norm {norm} at step {self.step} of {spec.steps} "
                         f"(learning rate {lr:.3g}): lower schedule.max_lr or lengthen the warm-up"
                     )
-                row = {"step": self.step, "tokens": self.step * spec.batch_tokens, "lr": lr, "loss_nats": mean, "grad_norm": norm}
+                row = {"step": self.step, "tokens": self.step * spec.batch_tokens, "lr": lr, "grad_norm": norm} | means
                 self.curve.append(row)
                 self._compare(row)
-                self.total, self.count = None, 0
+                self.totals, self.count = {}, 0
             if self.step > 2:  # the first steps compile
                 self.train_seconds += time.perf_counter() - started
                 self.timed_steps += 1
@@ -193,7 +208,7 @@ class Training:
     def _compare(self, row: dict) -> None:
         """A replay whose curve leaves the recorded one is another trajectory: nothing of it may be added to the record."""
         known = self.known.get(row["step"])
-        if known is not None and table_text([row], CURVE_COLUMNS, Path()) != table_text([known], CURVE_COLUMNS, Path()):
+        if known is not None and as_recorded(row) != as_recorded(known):
             raise OtherTrajectory(row["step"])
 
     def _compare_weights(self, step: int) -> None:
@@ -213,11 +228,12 @@ class Training:
         """Measure and keep what is asked for at this step."""
         step = self.step
         if step in self.request.measured_steps:
-            for name, measure in self.sets.items():
-                row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
-                self.measured.append(row | measure(self.engine))
-        if step in self.request.steps:
-            self.samples += [self._sample(prompt) for prompt in self.request.prompts]
+            with self.engine.weights_as_saved():
+                for name, measure in self.sets.items():
+                    row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
+                    self.measured.append(row | measure(self.engine))
+                if step in self.request.steps:
+                    self.samples += [self._sample(prompt) for prompt in self.request.prompts]
         if step in self.request.keep or step == self.spec.steps or step in self.request.keep_state:
             folder = self.store.checkpoint_dir(self.spec.id, step)
             self.engine.save_weights(folder)
@@ -265,14 +281,14 @@ class Training:
 
     def _summary(self) -> dict:
         spec = self.spec
-        per_token = self.flops_per_token
+        flops = spec.flops_with(self.hub_flops)
         rate = self.timed_steps * spec.batch_tokens / self.train_seconds if self.train_seconds else 0.0
-        peak = matmul_rate(spec.precision, str(self.engine.device)) * self.world
+        peak = matmul_rate(self.engine.compute, str(self.engine.device)) * self.world
         return {
             "steps": spec.steps, "tokens": spec.tokens_trained, "epochs": self.sampler.epochs(), "shares": self.sampler.shares(),
-            "parameters": self.parameters, "flops": per_token * spec.tokens_trained,
+            "parameters": self.parameters, "flops": flops,
             "seconds": round(self._elapsed(), 2), "tokens_per_s": round(rate, 1),
-            "utilisation": round(rate * per_token / peak, 4), "matmul_flops_per_s": round(peak),
+            "utilisation": round(rate * flops / spec.tokens_trained / peak, 4), "matmul_flops_per_s": round(peak),
         }  # fmt: skip
 
     def _checkpoints(self) -> dict:
@@ -282,8 +298,8 @@ class Training:
 
     def _provenance(self) -> dict:
         names = ("threads", "ranks", "zero_stage", "attention", "activation_checkpointing")
-        execution = {name: getattr(self.execution, name) for name in names}
-        execution |= {"compile": self.engine.compiled, "micro_batch": self.engine.micro, "device": str(self.engine.device), "bf16": "cast"}
+        execution = {name: getattr(self.execution, name) for name in names} | {"compute": self.engine.compute, "bf16": "cast"}
+        execution |= {"compile": self.engine.compiled, "micro_batch": self.engine.micro, "device": str(self.engine.device)}
         upstreams = {}
         for name, up in self.spec.upstreams.items():
             if up.run is not None:
@@ -291,52 +307,3 @@ class Training:
             else:
                 upstreams[name] = {"hub": up.hub, "revision": up.revision}  # of a folder, the identity has the revision alone
         return collect() | {"execution": execution, "corpus_shards": self.corpus.shard_hashes, "upstream_weights": upstreams}
-
-
-def train_or_evaluate(request: Request, store: Store, execution: Execution, lock=None) -> str:
-    """Do what the store lacks of ``request``, in this process (all ranks call it); returns the run's status.
-
-    A failure becomes a record with status ``failed``. Interrupts pass through and leave the state to resume from.
-    """
-    wanted = lacking(store, request)
-    if wanted.train:
-        _train(request, store, execution, wanted, lock)
-    elif wanted:
-        measure_checkpoints(request, store, execution, wanted)
-    return store.ended(request.id)
-
-
-def _train(request: Request, store: Store, execution: Execution, wanted: Lacking, lock) -> None:
-    run = None
-    try:
-        run = Training(request, store, execution, wanted, lock)
-        try:
-            run.train()
-        except OtherTrajectory as left:
-            run.engine.close()
-            run = None
-            _begin_other(request, store, left.step)
-            run = Training(request, store, execution, replace(wanted, record=True), lock)
-            run.train()
-        run.finish()
-    except Exception as error:  # a run that fails is a record; the sweep goes on
-        others = lock is not None and not lock.is_ours()  # another owner took the run over: the record is its to write
-        if others or not wanted.record or (dist.is_initialized() and dist.get_rank() != 0):
-            raise
-        store.write_record(request.id, failed_record(request, type(error).__name__, str(error)[:2000], run.step if run else None))
-    finally:
-        if run is not None:
-            run.engine.close()
-
-
-def _begin_other(request: Request, store: Store, step: int) -> None:
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        warnings.warn(
-            f"run {request.id}, trained again here for what its record lacks, gives other numbers from step {step} on: another processor "
-            "or library version rounds differently. The recorded run stays as it is; this one is trained whole and kept beside it",
-            stacklevel=2,
-        )
-        store.clear_state(request.id)
-        store.start_other(request.id)
-    if dist.is_initialized():
-        dist.barrier()

@@ -1,5 +1,14 @@
 """What is minimised, by name. What a run must know of an objective without torch stands in :mod:`cptlab.runs.objectives`."""
 
+from transformers import PreTrainedModel
+
+from cptlab.runs.spec import RunSpec
+from cptlab.training.objectives.objective import Objective
 from cptlab.training.objectives.token import TokenObjective
 
-OBJECTIVES = {"token": TokenObjective}
+OBJECTIVES: dict[str, type[Objective]] = {"token": TokenObjective}
+
+
+def build_objective(model: PreTrainedModel, spec: RunSpec, upstream_models: dict[str, PreTrainedModel]) -> Objective:
+    """The objective of ``spec`` around ``model``; ``upstream_models`` are those of :func:`cptlab.training.upstreams.open_upstreams`."""
+    return OBJECTIVES[spec.objective](model, spec.options, upstream_models)
