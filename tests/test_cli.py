@@ -206,7 +206,7 @@ def test_status(lab, capsys):
     from cptlab.runs.store import Store
 
     assert cli.main(["status"]) == 0
-    assert capsys.readouterr().out == f"{lab / 'runs'}: 0 runs\n"
+    assert capsys.readouterr().out == f"{lab / 'runs' / 'local'} over {lab / 'runs'}: 0 runs\n"
     store = Store()
     store.write_record("a" * 16, record("a" * 16, "done"))
     store.write_record("b" * 16, record("b" * 16, "failed", {"type": "TrainingError", "message": "loss is nan", "step": 7}))
@@ -223,7 +223,25 @@ def test_status(lab, capsys):
     assert "not valid JSON" in details["unreadable"]
     assert cli.main(["status"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"{lab / 'runs'}: 4 runs, 1 done, 1 failed") and "a" * 16 not in text and "loss is nan" in text
+    assert text.startswith(f"{lab / 'runs' / 'local'} over {lab / 'runs'}: 4 runs, 1 done, 1 failed")
+    assert "a" * 16 not in text and "loss is nan" in text
+    assert cli.main(["status", "--local"]) == 0
+    assert "a" * 16 in capsys.readouterr().out
+
+
+def test_promote(lab, capsys):
+    from cptlab.runs.store import Store
+
+    store = Store()
+    (store.root / "laws").mkdir(parents=True)
+    made = {"record": "laws/chinchilla-1", "provenance": {"commit": "c", "versions": {"python": "3"}, "machine": {"cores": 2}}}
+    (store.root / "laws" / "chinchilla-1.json").write_text(json.dumps(made))
+    assert cli.main(["runs", "promote", "laws/chinchilla-1"]) == 0
+    assert capsys.readouterr().out == "laws/chinchilla-1: record\n"
+    assert json.loads((lab / "runs" / "laws" / "chinchilla-1.json").read_text()) == made
+    assert store.find("laws/chinchilla-1.json") == lab / "runs" / "laws" / "chinchilla-1.json"
+    assert cli.main(["runs", "promote", "e" * 16]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
 
 
 def test_corpora(monkeypatch, capsys):

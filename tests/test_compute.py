@@ -49,7 +49,7 @@ def start(request, store, how):
     """The run as it is about to be trained."""
     from cptlab.training.trainer import Training
 
-    return Training(request, store, how, Lacking((), False, (), (), True, True))
+    return Training(request, store, how, Lacking(store.views(request.id)[0], record=True, train=True))
 
 
 # --- the choice --------------------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_auto_follows_the_measurement(recipe, stores, faster):
 
 def test_ranks_agree(recipe, store):
     run = tiny.spec(recipe, 3, precision="bf16")
-    assert work(Request(run), store.root, tiny.execution(ranks=2)) == "done", store.record(run.id)["error"]
+    assert work(Request(run), store, tiny.execution(ranks=2)) == "done", store.record(run.id)["error"]
     assert compute_of(store.record(run.id)) == ("bf16" if machine.bf16_is_faster() else "fp32")
 
 
@@ -173,7 +173,7 @@ def test_an_arm_continues_from_the_other_type(recipe, store, torch_once, first, 
     how = {kind: tiny.execution(zero_stage=stage, compute=kind) for kind in ("bf16", "fp32")}
     base = tiny.spec(recipe, 5, precision="bf16")
     tiny.trained(store, base, how[first], keep_state=(5,))
-    weights, ended = load_file(store.checkpoint(base.id, 5)), load_file(store.optimiser_state(base.id, 5))
+    weights, ended = load_file(store.checkpoint(base.id, 5).path), load_file(store.optimiser_state(base.id, 5).path)
     arm = tiny.target(base, 4, carry=True)
     run = start(Request(arm), store, how[second])
     begun = read_state(run.engine.deepspeed)
@@ -235,7 +235,7 @@ def test_a_finished_run_is_trained_again_and_measured_in_its_type(recipe, store,
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # other weights would be told
         record = tiny.trained(store, run, AUTO, keep=(3,))
-    assert record["checkpoints"]["6"] == first["checkpoints"]["6"] and "3" in record["checkpoints"]
+    assert record == first and store.checkpoint_steps(run.id) == [3, 6]
     assert compute_of(record) == "fp32"
     with pytest.warns(UserWarning, match="begun in fp32 stays in it"):
         tiny.trained(store, run, BF16, sets=("one:3",))

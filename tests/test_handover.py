@@ -24,7 +24,7 @@ def begun(store, run, how=tiny.EXECUTION) -> tuple[dict, int]:
     from cptlab.training.optimiser_state import optimizer_steps, read_state
     from cptlab.training.trainer import Training
 
-    training = Training(Request(run), store, how, Lacking((), False, (), (), True, True))
+    training = Training(Request(run), store, how, Lacking(store.views(run.id)[0], record=True, train=True))
     found = read_state(training.engine.deepspeed), optimizer_steps(training.engine.deepspeed)
     training.engine.close()
     return found
@@ -34,7 +34,7 @@ def ended(store, run, how=tiny.EXECUTION) -> dict:
     """Train ``run``; the state it ends with."""
     record = tiny.trained(store, run, how, keep_state=(run.steps,))
     assert record["status"] == "done", record["error"]
-    return load_file(store.optimiser_state(run.id, run.steps))
+    return load_file(store.optimiser_state(run.id, run.steps).path)
 
 
 def after(base, steps=3, state="continue", **changes):
@@ -50,7 +50,7 @@ def test_continue_takes_masters_moments_and_step_count(recipe, store, torch_once
     found, steps = begun(store, after(base), how)
     assert steps == 5 and found.keys() == state.keys()
     assert all(torch_once.equal(found[key], state[key]) for key in state)
-    weights = load_file(store.checkpoint(base.id, 5))
+    weights = load_file(store.checkpoint(base.id, 5).path)
     rounded = any(not torch_once.equal(state[f"master/{name}"], value.float()) for name, value in weights.items())
     assert rounded == (precision == "bf16")  # or the masters would tell nothing that the weights do not
 
@@ -66,14 +66,14 @@ def test_the_step_count_passes_along_a_chain(recipe, store, stage, state):
     assert begun(store, middle, how)[1] == 6
     ended(store, middle, how)
     assert begun(store, last, how)[1] == 8
-    with safe_open(store.optimiser_state(middle.id, 2), "pt") as file:
+    with safe_open(store.optimiser_state(middle.id, 2).path, "pt") as file:
         assert file.metadata() == {"optimizer_steps": "8"}
 
 
 def test_a_state_from_before_the_count_was_noted(recipe, store):
     base = tiny.spec(recipe, 6)
     state = ended(store, base)
-    save_file(state, store.optimiser_state(base.id, 6))
+    save_file(state, store.optimiser_state(base.id, 6).path)
     assert begun(store, after(base))[1] == 6
 
 
@@ -83,7 +83,7 @@ def test_newly_trained_parameters_start_with_empty_moments(recipe, store, torch_
     how = tiny.execution(zero_stage=stage)
     base = tiny.spec(recipe, 4, precision="bf16", trainable=("*layers.0*", "*norm*"))
     known = ended(store, base, how)
-    weights = load_file(store.checkpoint(base.id, 4))
+    weights = load_file(store.checkpoint(base.id, 4).path)
     run = after(base, 3, state)
     found, steps = begun(store, run, how)
     assert steps == 4 and {key for key in found if key.startswith("master/")} == {f"master/{name}" for name in weights}
@@ -103,7 +103,7 @@ def test_frozen_parameters_have_their_checkpoints_weights(recipe, store, torch_o
     ended(store, base)
     run = after(base, 2, precision="fp32", trainable=("*norm*",))
     assert tiny.trained(store, run)["status"] == "done"
-    before, now = load_file(store.checkpoint(base.id, 4)), load_file(store.checkpoint(run.id, 2))
+    before, now = load_file(store.checkpoint(base.id, 4).path), load_file(store.checkpoint(run.id, 2).path)
     assert all(torch_once.equal(now[name], before[name].float()) == ("norm" not in name) for name in now)
 
 
@@ -144,7 +144,7 @@ def rows(store, run) -> list:
 
 def same_state(store, one, other) -> None:
     """Two runs ended with the same weights, masters and moments, to the bit."""
-    states = [load_file(store.optimiser_state(run.id, run.steps)) for run in (one, other)]
+    states = [load_file(store.optimiser_state(run.id, run.steps).path) for run in (one, other)]
     assert states[0].keys() == states[1].keys() and all(bool((states[0][key] == states[1][key]).all()) for key in states[0])
     hashes = [store.record(run.id)["checkpoints"][str(run.steps)]["sha256"] for run in (one, other)]
     assert hashes[0] == hashes[1]

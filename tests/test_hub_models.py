@@ -212,11 +212,13 @@ def first_losses(recipe, upstream, seed, steps=(0, 0, 1), dropout=True):
     """Losses of an engine that is asked for ``steps`` on the same windows, with a rate of zero."""
     from cptlab.training.engine import Engine
     from cptlab.training.models import build_model
+    from cptlab.training.objectives.token import TokenObjective
 
     run = hub_run(recipe, 6, upstream, seed=seed)
-    engine = Engine(run, tiny.execution(micro_batch=4), build_model(run, tiny.EXECUTION))
+    engine = Engine(run, tiny.execution(micro_batch=4), TokenObjective(build_model(run, tiny.EXECUTION)), run.precision)
     windows = np.random.default_rng(0).integers(0, tiny.VOCAB, (tiny.BATCH, tiny.CONTEXT + 1))
-    found = [float(engine.train_step(lambda first, count: windows[first : first + count], 0.0, step=step)[0]) for step in steps]
+    means = [engine.train_step(lambda first, count: windows[first : first + count], 0.0, step=step)[0] for step in steps]
+    found = [float(mean["loss_nats"]) for mean in means]
     engine.close()
     return found
 
@@ -284,13 +286,14 @@ def test_llama_shapes_compile_as_they_always_did(monkeypatch, recipe):
     """Other options would be other code, and other bits of every recorded run."""
     from cptlab.training import engine
     from cptlab.training.models import build_model
+    from cptlab.training.objectives.token import TokenObjective
 
     asked, how = [], tiny.execution(compile=True)
     monkeypatch.setattr(engine, "_can_compile", lambda: True)
     monkeypatch.setattr(engine.deepspeed.DeepSpeedEngine, "compile", lambda self, **settings: asked.append(settings))
     for model in (tiny.model(), neox()):
         run = tiny.spec(recipe, 2, model=model)
-        engine.Engine(run, how, build_model(run, how)).close()
+        engine.Engine(run, how, TokenObjective(build_model(run, how)), run.precision).close()
     assert asked[0] == {"backend": "inductor", "compile_kwargs": {"dynamic": False}}
     assert asked[1]["compile_kwargs"] == {"dynamic": False, "options": {"cpp.max_horizontal_fusion_size": 1}}
 

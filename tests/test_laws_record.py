@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from cptlab import laws
+from cptlab.runs.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,15 +20,15 @@ def table() -> pd.DataFrame:
 
 
 def test_a_recorded_fit_is_served_and_equals_the_first(tmp_path, table, monkeypatch):
-    first = laws.recorded(tmp_path, "chinchilla", table, bootstrap=20, starts=8)
+    first = laws.recorded(Store(tmp_path), "chinchilla", table, bootstrap=20, starts=8)
     monkeypatch.setattr("cptlab.laws.record.fit", lambda *_, **__: pytest.fail("fitted again"))
-    again = laws.recorded(tmp_path, "chinchilla", table.iloc[:], bootstrap=20, starts=8)
+    again = laws.recorded(Store(tmp_path), "chinchilla", table.iloc[:], bootstrap=20, starts=8)
     assert again.to_json() == first.to_json() and again.replicates.equals(first.replicates)
     assert str(again) == str(first) and (tmp_path / f"{first.record}.json").is_file()
 
 
 def test_a_record_keeps_the_parameters_at_full_precision(tmp_path, table):
-    recorded = laws.recorded(tmp_path, "chinchilla", table, bootstrap=20, starts=8)
+    recorded = laws.recorded(Store(tmp_path), "chinchilla", table, bootstrap=20, starts=8)
     direct = laws.fit("chinchilla", table, bootstrap=20, starts=8)
     assert recorded.values == direct.values and recorded.objective == direct.objective
     assert np.allclose(recorded.replicates, direct.replicates, rtol=1e-6)
@@ -40,15 +41,16 @@ def test_a_record_keeps_the_parameters_at_full_precision(tmp_path, table):
 )
 def test_every_option_and_every_loss_is_part_of_the_identity(tmp_path, table, change):
     options = {"bootstrap": 0, "starts": 8}
-    laws.recorded(tmp_path, "chinchilla", table, **options)
-    laws.recorded(tmp_path, "chinchilla", table, **options | change)
-    laws.recorded(tmp_path, "chinchilla", table.assign(loss=table["loss"].where(table.index != 7, table["loss"] * 1.0001)), **options)
+    laws.recorded(Store(tmp_path), "chinchilla", table, **options)
+    laws.recorded(Store(tmp_path), "chinchilla", table, **options | change)
+    other = table.assign(loss=table["loss"].where(table.index != 7, table["loss"] * 1.0001))
+    laws.recorded(Store(tmp_path), "chinchilla", other, **options)
     assert len(list((tmp_path / "laws").glob("*.json"))) == 3
 
 
 def test_columns_that_are_not_used_do_not_matter(tmp_path, table):
-    laws.recorded(tmp_path, "chinchilla", table, bootstrap=0, starts=8)
-    laws.recorded(tmp_path, "chinchilla", table.assign(note="x"), bootstrap=0, starts=8)
+    laws.recorded(Store(tmp_path), "chinchilla", table, bootstrap=0, starts=8)
+    laws.recorded(Store(tmp_path), "chinchilla", table.assign(note="x"), bootstrap=0, starts=8)
     assert len(list((tmp_path / "laws").glob("*.json"))) == 1
 
 

