@@ -38,13 +38,14 @@ def engine_of(torch_once):
     """``engine_of(run, store)`` holds the run's last weights."""
     from cptlab.training.engine import Engine
     from cptlab.training.models import build_model, load_weights
+    from cptlab.training.objectives.token import TokenObjective
 
     engines = []
 
     def make(run, store, how=tiny.EXECUTION) -> Engine:
         model = build_model(run, how)
         load_weights(model, store.checkpoint(run.id, run.steps).path)
-        engines.append(Engine(run, how, model))
+        engines.append(Engine(run, how, TokenObjective(model), run.precision))
         return engines[-1]
 
     yield make

@@ -2,9 +2,10 @@
 
 import os
 import signal
+import threading
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 import tiny
@@ -233,28 +234,38 @@ def test_a_run_that_kills_its_workers_takes_no_neighbour_with_it(recipe, store, 
 
     from cptlab.sweep import scheduler
 
-    class Pool(ThreadPoolExecutor):
+    class Pool(Executor):
         """As ProcessPoolExecutor: when a process dies, all that is under way is lost."""
 
+        def __init__(self):
+            self.under_way = []
+
         def submit(self, function, request, *rest):
-            busy.append(request.id)
-            barrier = len(busy)
+            future = Future()
+            self.under_way.append((future, function, request, rest))
+            if len(self.under_way) == 1:
+                threading.Timer(0.3, self.go).start()
+            return future
 
-            def run():
-                time.sleep(0.3)  # both are under way
-                if bad.id in busy and barrier:
-                    busy.clear() if request.id == bad.id else None
-                    raise BrokenProcessPool("a process ended abruptly")
-                busy.remove(request.id)
-                return function(request, *rest)
+        def go(self):
+            company, self.under_way = self.under_way, []
+            dies = any(request.id == bad.id for _, _, request, _ in company)
+            companies.append({request.id for _, _, request, _ in company})
+            for future, function, request, rest in company:
+                if dies:
+                    future.set_exception(BrokenProcessPool("a process ended abruptly"))
+                else:
+                    future.set_result(function(request, *rest))
 
-            return super().submit(run)
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            pass
 
-    busy = []
+    companies = []
     bad, good = tiny.spec(recipe, 3), tiny.spec(recipe, 3, seed=1)
-    monkeypatch.setattr(scheduler, "local_pool", lambda how: Pool(2))
+    monkeypatch.setattr(scheduler, "local_pool", lambda how: Pool())
     status = train([Request(bad), Request(good)], store, tiny.execution(workers=2))
     assert status == {bad.id: "failed", good.id: "done"}
+    assert {good.id} in companies and companies.count({bad.id, good.id}) <= 1  # the second time each was alone
     assert store.record(bad.id)["identity"]["recipe_version"] == RECIPE_VERSION
     assert store.record(bad.id)["spec"] == bad.canonical()
 
