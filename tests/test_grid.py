@@ -115,7 +115,7 @@ def test_default_steps_take_in_the_first_shock_and_older_records_stay_whole(reci
 
 def test_a_torn_record_leaves_no_old_rows_behind(recipe, store, grid_of):
     run = tiny.spec(recipe, 4)
-    train(grid_of((run, {"steps": (2, 4), "prompts": (Prompt("abc", 3),)}), sets=("one", "two")))
+    train(grid_of((run, {"steps": (2, 4), "keep": (2,), "prompts": (Prompt("abc", 3),)}), sets=("one", "two")))
     path = store.path(run.id) / "run.json"
     path.write_text(path.read_text()[:100])
     with pytest.raises(StoreError, match="delete its folder"):
@@ -123,6 +123,7 @@ def test_a_torn_record_leaves_no_old_rows_behind(recipe, store, grid_of):
     path.unlink()  # only the file, though
     train(grid_of((run, {"steps": (4,)}), sets=("one",)))
     assert store.measurements(run.id)[["step", "set"]].values.tolist() == [[4, "one"]] and store.samples(run.id) == []
+    assert store.checkpoint_steps(run.id) == [4]
 
 
 def test_labels_that_are_result_columns(recipe, grid_of):

@@ -245,6 +245,10 @@ class Store:
         folder = self.checkpoint_dir(run_id, step)
         write_json(folder / "sha256.json", {name: sha256_file(folder / name) for name in (WEIGHTS, STATE) if (folder / name).is_file()})
 
+    def clear_checkpoints(self, run_id: str) -> None:
+        """Remove what :meth:`checkpoint_dir` holds of all steps."""
+        shutil.rmtree(self.path(run_id) / "checkpoints", ignore_errors=True)
+
     def start_other(self, run_id: str) -> None:
         """A finished run that is trained again here turns out to give other bits: from now on its local files are a view of their own.
 

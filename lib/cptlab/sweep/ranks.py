@@ -87,7 +87,7 @@ def main() -> None:
     initialise(execution.threads)
     from cptlab.training.perform import train_or_evaluate
 
-    train_or_evaluate(request, store, execution)
+    train_or_evaluate(request, store, execution, lacking(store, request))
 
 
 def _end_with(worker: int) -> None:

@@ -13,6 +13,7 @@ from cptlab.runs.record import compute_of
 from cptlab.runs.request import Request
 from cptlab.runs.shapes import parameter_counts
 from cptlab.runs.store import Store, StoreWarning
+from cptlab.runs.view import sample_key
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def tables(store: Store, cells: Iterable[tuple[Request, dict]], ended: dict[str,
             table = view.measurements()
             table = table[table["set"].isin(request.sets) & table["step"].isin(request.measured_steps)]
             measured.append(table.assign(**names, flops=table["tokens"] * (summary["flops"] / spec.tokens_trained)))
-            samples += [sample | names for sample in view.samples()]
+            asked = {(step, p.text, p.seed, p.temperature, p.length) for step in request.steps for p in request.prompts}
+            samples += [sample | names for sample in view.samples() if sample_key(sample) in asked]
         else:
             error = view.record["error"] if view.status == "failed" else None
             failures.append({"id": run_id, "status": found} | labels | {"error": (error or {}).get("message")})

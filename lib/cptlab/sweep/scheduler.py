@@ -31,13 +31,13 @@ def needed(store: Store, requests: Iterable[Request]) -> dict[str, Request]:
     for request in requests:
         wanted[request.id] = wanted[request.id].merged(request) if request.id in wanted else request
     result: dict[str, Request] = {}
-    queue = [request for request in wanted.values() if lacking(store, request)]
+    queue = [(request, lacks) for request in wanted.values() if (lacks := lacking(store, request))]
     while queue:
-        request = queue.pop()
+        request, lacks = queue.pop()
         if request.id in result:  # two upstreams of one run may be two steps of another
             request = result[request.id].merged(request)
         result[request.id] = request
-        if not lacking(store, request).train:
+        if not lacks.train:
             continue
         for name, upstream in request.spec.upstreams.items():
             spec, step = upstream.run, upstream.step
@@ -46,8 +46,8 @@ def needed(store: Store, requests: Iterable[Request]) -> dict[str, Request]:
             state = (step,) if name == "init" and request.spec.optimiser.state != "reset" else ()
             base = result.get(spec.id) or wanted.get(spec.id) or upstream_request(spec)
             merged = base.merged(Request(spec, {}, steps=base.steps, keep=(step,), keep_state=state))
-            if lacking(store, merged) and result.get(spec.id) != merged:
-                queue.append(merged)
+            if result.get(spec.id) != merged and (lacks := lacking(store, merged)):
+                queue.append((merged, lacks))
     return result
 
 

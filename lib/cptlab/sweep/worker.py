@@ -11,7 +11,8 @@ from cptlab.sweep.process import quiet
 def work(request: Request, store: Store, execution) -> str:
     """Do what the store lacks of ``request``; returns the run's status. Waits when another process is at the same run, then serves it."""
     with store.lock(request.id) as lock:
-        if not lacking(store, request):
+        wanted = lacking(store, request)
+        if not wanted:
             return store.ended(request.id)
         if execution.ranks > 1:
             from cptlab.sweep.ranks import launch
@@ -20,7 +21,7 @@ def work(request: Request, store: Store, execution) -> str:
         from cptlab.training.perform import train_or_evaluate
 
         with quiet():
-            return train_or_evaluate(request, store, execution, lock)
+            return train_or_evaluate(request, store, execution, wanted, lock)
 
 
 def describe(request: Request) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch.distributed as dist
 
 from cptlab.runs.execution import Execution
-from cptlab.runs.lacking import Lacking, lacking
+from cptlab.runs.lacking import Lacking
 from cptlab.runs.record import failed_record
 from cptlab.runs.request import Request
 from cptlab.runs.store import Store
@@ -14,12 +14,11 @@ from cptlab.training.evaluation import measure_checkpoints
 from cptlab.training.trainer import OtherTrajectory, Training
 
 
-def train_or_evaluate(request: Request, store: Store, execution: Execution, lock=None) -> str:
-    """Do what the store lacks of ``request``, in this process (all ranks call it); returns the run's status.
+def train_or_evaluate(request: Request, store: Store, execution: Execution, wanted: Lacking, lock=None) -> str:
+    """Do what the store lacks of ``request``, ``wanted``, in this process (all ranks call it); returns the run's status.
 
     A failure becomes a record with status ``failed``. Interrupts pass through and leave the state to resume from.
     """
-    wanted = lacking(store, request)
     if wanted.train:
         _train(request, store, execution, wanted, lock)
     elif wanted:

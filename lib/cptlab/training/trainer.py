@@ -99,6 +99,8 @@ class Training:
         compute = compute_type(self.spec.precision, self.execution, began)
         if compute != self.spec.precision:
             round_weights(model, self.spec.precision)
+        if self.wanted.record and not saved and self.lead:
+            self.store.clear_checkpoints(self.spec.id)  # of an earlier attempt, which may have had other bits
         if saved:
             meta, path = saved
         elif state != "reset":
@@ -271,8 +273,7 @@ class Training:
             return
         store, run_id = self.store, self.spec.id
         store.add_measurements(run_id, self.measured, replace=self.wanted.record)
-        if self.samples:
-            store.add_samples(run_id, self.samples, replace=self.wanted.record)
+        store.add_samples(run_id, self.samples, replace=self.wanted.record)
         if self.wanted.record:
             store.write_curve(run_id, self.curve)
             ended = {"status": "done", "error": None, "summary": self._summary(), "checkpoints": self._checkpoints()}
