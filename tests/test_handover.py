@@ -74,6 +74,7 @@ def test_a_state_from_before_the_count_was_noted(recipe, store):
     base = tiny.spec(recipe, 6)
     state = ended(store, base)
     save_file(state, store.optimiser_state(base.id, 6).path)
+    store.note_checkpoint(base.id, 6)
     assert begun(store, after(base))[1] == 6
 
 

@@ -128,6 +128,7 @@ class Training:
         try:
             meta = json.loads(note.read_text())
             path = note.parent / meta["file"]
+            _ = meta["compute"], meta["since_row"]  # a note of an earlier version lacks them
             return (meta, path) if sha256_file(path) == meta["sha256"] and meta["asked"] == self._asked() else None
         except (FileNotFoundError, ValueError, KeyError):
             return None
