@@ -23,7 +23,7 @@ from cptlab.runs.store import Store
 from cptlab.study import Study, load_profile, open_study
 from cptlab.sweep.grid import Grid
 from cptlab.sweep.pools import KEEP_MEMORY, local_pool
-from cptlab.sweep.process import initialise
+from cptlab.sweep.process import initialise, quiet
 from cptlab.sweep.scheduler import train as sweep
 from cptlab.sweep.worker import work
 
@@ -87,9 +87,10 @@ def _trainer(spec: RunSpec, seeds: list[int], variant: Variant) -> float:
                 save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
             )  # fmt: skip
             trainer = Trainer(model=model, args=arguments, train_dataset=rows)
-            started = time.perf_counter()
-            trainer.train()
-            seconds += time.perf_counter() - started
+            with quiet():  # it prints a line at its end, and what we print may be JSON
+                started = time.perf_counter()
+                trainer.train()
+                seconds += time.perf_counter() - started
     return seconds
 
 
