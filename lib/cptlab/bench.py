@@ -177,14 +177,12 @@ def compute(sizes: Sequence[str] = ("0.17M", "0.35M"), seeds: int = 3, base_toke
     """The same runs multiplied in bf16 and in fp32: an English base and French continued from it, of each size and seed.
 
     Returns ``rows`` (size, arm, set, seed, bf16 and fp32: final loss in nats, difference: fp32 minus bf16), ``summary`` (a row for each
-    size, arm and set: mean difference with its 95 % t interval, the standard deviation between seeds of either type) and
-    ``tokens_per_s``.
+    size, arm and set: mean difference with its 95 % t interval, the standard deviation between seeds of either type).
     """
     from scipy.stats import t
 
     study = open_study("02_cpt_loss_curves")
     found: dict[tuple, dict[str, float]] = {}
-    rates = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("bf16", "fp32"):
             grid = Grid(Store(Path(folder) / kind), replace(study.execution, compute=kind), sets=("en", "fr"))
@@ -198,7 +196,6 @@ def compute(sizes: Sequence[str] = ("0.17M", "0.35M"), seeds: int = 3, base_toke
             results = grid.train()
             if not results.failures.empty:
                 raise TrainingError(f"runs failed: {results.failures.to_string()}")
-            rates[kind] = {size: round(part["tokens_per_s"].median()) for size, part in results.runs.groupby("size")}
             for row in results.measurements.itertuples():
                 found.setdefault((row.size, row.arm, row.set, int(row.seed)), {})[kind] = row.loss_nats
     names = ("size", "arm", "set", "seed")
@@ -212,7 +209,6 @@ def compute(sizes: Sequence[str] = ("0.17M", "0.35M"), seeds: int = 3, base_toke
     return {
         "summary": summary,
         "rows": [{name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()} for row in rows],
-        "tokens_per_s_a_worker": rates,
         "base_tokens": base_tokens,
         "tokens": tokens,
         "provenance": collect(),
