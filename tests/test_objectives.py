@@ -17,7 +17,7 @@ from cptlab.runs.lacking import Lacking
 from cptlab.runs.objectives import ObjectiveFacts, Option
 from cptlab.runs.request import Prompt, Request
 from cptlab.runs.shapes import flops_per_token
-from cptlab.runs.spec import Schedule, Upstream
+from cptlab.runs.spec import DataOrder, Optimiser, Phase, Schedule, Upstream
 from cptlab.runs.store import Store
 
 pytestmark = pytest.mark.usefixtures("torch_once")
@@ -200,6 +200,49 @@ def test_windows_of_any_length_read_the_blocks_in_one_order():
         assert np.array_equal(short[::2, 0], long[:, 0])
 
 
+# --- phases ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_a_phase_may_have_an_objective_of_its_own(recipe, store, base, stage):
+    """A run of two phases, the next token's loss and then a teacher's labels, is the chain of two runs, to the bit."""
+    step, how = tiny.BATCH * tiny.CONTEXT, tiny.execution(zero_stage=stage)
+    whole = tiny.spec(
+        recipe, mixture=None, tokens=None, upstreams={"teacher": Upstream(run=base)},
+        phases=(Phase(5 * step, {"one": 1}), Phase(4 * step, {"one": 1}, "soft", {"heat": 2.0})),
+    )  # fmt: skip
+    assert whole.objectives == (("token", {}), ("soft", {"heat": 2.0}))
+    placed = replace(whole.schedule, start_tokens=0, horizon_tokens=9 * step)
+    first = tiny.spec(recipe, 5, schedule=placed)
+    then = tiny.spec(
+        recipe, 4, schedule=replace(placed, start_tokens=5 * step), objective="soft", objective_options={"heat": 2.0},
+        upstreams={"init": Upstream(run=first), "teacher": Upstream(run=base)}, optimiser=Optimiser(state="continue"),
+        order=DataOrder(follow=True),
+    )  # fmt: skip
+    for run in (whole, first, then):
+        record = tiny.trained(store, run, how, keep_state=(run.steps,))
+        assert record["status"] == "done", record["error"]
+    assert tiny.losses(store, whole) == tiny.losses(store, first) + tiny.losses(store, then)
+    one, other = (load_file(store.optimiser_state(run.id, run.steps).path) for run in (whole, then))
+    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+    told = store.curve(whole.id)["hard_nats"]
+    assert told[:5].isna().all() and told[5:].tolist() == store.curve(then.id)["hard_nats"].tolist()
+    assert whole.flops == pytest.approx(first.flops + then.flops)
+    assert pickle.loads(pickle.dumps(whole)).id == whole.id != replace(whole, phases=whole.phases[:1] + (Phase(4 * step, {"one": 1}),)).id
+
+
+def test_phases_of_one_run_share_their_windows(recipe):
+    step = tiny.BATCH * tiny.CONTEXT
+    for second, message in (
+        (("patch", {"size": 2}), "reads other windows than the run's 'token': make each phase a run"),
+        (("soft", {}), "needs an upstream named 'teacher'"),
+        (("nothing", {}), "objective 'nothing' is unknown"),
+        ((None, {"size": 2}), "has no phase.objective"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tiny.spec(recipe, mixture=None, tokens=None, phases=(Phase(step, {"one": 1}), Phase(step, {"one": 1}, *second)))
+
+
 # --- further columns ---------------------------------------------------------------------------------------------------------
 
 
@@ -244,8 +287,10 @@ def test_further_columns_of_a_damaged_table(store):
     path.write_text(path.read_text().replace("4.5", "x"))
     with pytest.raises(StoreError, match=r"curve\.csv:2"):
         store.curve("ab" * 8)
-    with pytest.raises(StoreError, match="hard_nats"):
-        store.write_curve("ab" * 8, [row | {"hard_nats": 4.5}, row])
+    store.write_curve("ab" * 8, [row, row | {"step": 2, "hard_nats": 4.5}])  # told in a part of the run alone
+    assert store.curve("ab" * 8)["hard_nats"].tolist()[1] == 4.5 and store.curve("ab" * 8)["hard_nats"].isna()[0]
+    with pytest.raises(StoreError, match="lr"):
+        store.write_curve("ab" * 8, [row, {"step": 2, "hard_nats": 4.5}])
     with pytest.raises(StoreError, match="hard_nats"):  # measurements have none
         store.add_measurements(
             "ab" * 8, [{"step": 1, "tokens": 1, "set": "a", "loss_nats": 1.0, "accuracy": 0.5, "predicted_tokens": 1, "hard_nats": 1}]

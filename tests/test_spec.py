@@ -74,7 +74,7 @@ SCHEDULE_CHANGES = {
     "start_tokens": 0,
 }  # fmt: skip
 ORDER_CHANGES = {"block_tokens": 1024, "follow": True, "unique_tokens": 4096}
-PHASE_CHANGES = {"tokens": 8192, "mixture": {"fr": 1}}
+PHASE_CHANGES = {"tokens": 8192, "mixture": {"fr": 1}, "objective": None, "objective_options": None}  # one objective so far
 OPTIMISER_CHANGES = {
     "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.0, "clip": 0.0, "state": "carry", "rates": {"*norm*": 0.5},
 }  # fmt: skip
@@ -87,7 +87,7 @@ def changed_specs():
     yield from ((f"schedule.{name}", spec(schedule=Schedule(**{name: value}))) for name, value in SCHEDULE_CHANGES.items())
     yield from ((f"order.{name}", spec(order=DataOrder(**{name: value}), **AFTER)) for name, value in ORDER_CHANGES.items())
     yield "phases", phased(Phase(204800, {"en": 1}), Phase(204800, {"en": 1}))
-    for name, value in PHASE_CHANGES.items():
+    for name, value in ((name, value) for name, value in PHASE_CHANGES.items() if value is not None):
         yield f"phases.{name}", phased(Phase(204800, {"en": 1}), Phase(**({"tokens": 204800, "mixture": {"en": 1}} | {name: value})))
     yield "init alone", spec(**AFTER)
     for name, value in OPTIMISER_CHANGES.items():

@@ -1,12 +1,13 @@
 """The data of a run: in which order it reads its sources, and its phases. What comes of both is in :mod:`cptlab.runs.reading`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cptlab.errors import require, require_whole
-from cptlab.identity import PlainSpec
+from cptlab.identity import ADDED, PlainSpec
+from cptlab.runs.objectives import facts_of
 
 if TYPE_CHECKING:
     from cptlab.runs.spec import RunSpec
@@ -39,14 +40,22 @@ class DataOrder(PlainSpec):
 
 @dataclass(frozen=True)
 class Phase(PlainSpec):
-    """A part of a run with a mixture of its own: ``tokens`` (rounded down to whole steps) of ``mixture``."""
+    """A part of a run: ``tokens`` (rounded down to whole steps) of ``mixture``, with an objective of its own or (None) the run's."""
 
     tokens: int
     mixture: dict
+    objective: str | None = field(default=None, metadata=ADDED)
+    objective_options: dict | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self):
         require_whole("phase.tokens", self.tokens)
         object.__setattr__(self, "mixture", normalised(self.mixture))
+        require(
+            self.objective is not None or not self.objective_options,
+            f"phase.objective_options = {self.objective_options} has no phase.objective: name it, or give the options to the run",
+        )
+        if self.objective is not None:
+            object.__setattr__(self, "objective_options", facts_of(self.objective).checked(self.objective_options, self.objective))
 
     def __reduce__(self):
         return rebuild, (Phase, plain(self))

@@ -56,4 +56,14 @@ class ObjectiveFacts:
         return {name: option.default for name, option in self.options.items()} | dict(given or {})
 
 
+def facts_of(name: str) -> ObjectiveFacts:
+    """The row of an objective.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    require(name in OBJECTIVES, f"objective {name!r} is unknown: use one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]
+
+
 OBJECTIVES: dict[str, ObjectiveFacts] = {"token": ObjectiveFacts()}

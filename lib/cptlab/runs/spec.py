@@ -16,7 +16,7 @@ from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.errors import require, require_whole
 from cptlab.identity import ADDED, PlainSpec, canonical_fields, digest
 from cptlab.runs.data_order import DataOrder, Phase, normalised, plain, rebuild, settled_order, settled_phases
-from cptlab.runs.objectives import OBJECTIVES
+from cptlab.runs.objectives import OBJECTIVES, facts_of
 from cptlab.runs.shapes import ModelSpec, flops_per_token
 
 # Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
@@ -146,9 +146,10 @@ class RunSpec:
         precision: ``bf16`` (fp32 master weights), ``fp32`` or ``fp16`` (dynamic loss scale).
         seed: of the initial weights and of the data order.
         order: in which order the sources are read; None, for a single source alone: as ``DataOrder()`` says.
-        phases: two or more parts of the run with mixtures of their own, under one schedule. Each mixes its sources anew and reads every
-            source on where the one before stopped: the run is the chain of its phases as runs, to the bit, each of which continues the
-            one before (``optimiser.state``), follows it (``order``) and goes on along the schedule (``start_tokens``).
+        phases: two or more parts of the run with mixtures (and, over equal windows, objectives) of their own, under one schedule. Each
+            mixes its sources anew and reads every source on where the one before stopped: the run is the chain of its phases as runs, to
+            the bit, each of which continues the one before (``optimiser.state``), follows it (``order``) and goes on along the schedule
+            (``start_tokens``).
         objective_options: settings of the objective (:mod:`cptlab.runs.objectives`); those at their default are left out.
     """
 
@@ -217,11 +218,16 @@ class RunSpec:
         )
 
     def _check_objective(self) -> None:
-        require(self.objective in OBJECTIVES, f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
-        facts = OBJECTIVES[self.objective]
-        object.__setattr__(self, "objective_options", facts.checked(self.objective_options, self.objective))
-        missing = [name for name in facts.upstreams if name not in self.upstreams]
-        require(not missing, f"objective {self.objective!r} needs an upstream named {' and one named '.join(map(repr, missing))}")
+        object.__setattr__(self, "objective_options", facts_of(self.objective).checked(self.objective_options, self.objective))
+        for objective, options in self.objectives:
+            facts, context = facts_of(objective), self.model.context
+            missing = [name for name in facts.upstreams if name not in self.upstreams]
+            require(not missing, f"objective {objective!r} needs an upstream named {' and one named '.join(map(repr, missing))}")
+            require(
+                facts.window(context, options) == (self.window_length, self.window),
+                f"objective {objective!r} of a phase reads other windows than the run's {self.objective!r}: make each phase a run, which "
+                "goes on from the one before (optimiser.state = 'continue', order.follow, schedule.start_tokens)",
+            )
         stride, context = self.window, self.model.context
         per_window = f"the context, {context}" if stride == context else f"the {stride} tokens that a window of {self.objective!r} moves on"
         require(self.batch_tokens % stride == 0, f"batch_tokens = {self.batch_tokens} is not a multiple of {per_window}")
@@ -243,6 +249,14 @@ class RunSpec:
     def options(self) -> dict:
         """All options of the objective, defaults included."""
         return OBJECTIVES[self.objective].complete(self.objective_options)
+
+    @property
+    def objectives(self) -> tuple[tuple[str, dict], ...]:
+        """Name and all options of the objective of each phase; of a run without phases, of the run."""
+        named = [(phase.objective, phase.objective_options) for phase in self.phases]
+        return tuple((name, facts_of(name).complete(options)) if name else (self.objective, self.options) for name, options in named) or (
+            (self.objective, self.options),
+        )
 
     @property
     def window(self) -> int:
@@ -268,9 +282,14 @@ class RunSpec:
         def a_position(model: ModelSpec | None, name: str) -> float:
             return hub_flops.get(name, 0.0) if model is None or model.family == "hub" else flops_per_token(model)
 
-        read = {name: self.upstreams[name].run for name in OBJECTIVES[self.objective].upstreams}
-        costs = [a_position(self.model, "init"), *(a_position(run and run.model, name) / 3 for name, run in read.items())]
-        return sum(costs) * (self.model.context / self.window) * self.tokens_trained if all(costs) else 0.0
+        total = 0.0
+        for (objective, _), tokens in zip(self.objectives, [phase.tokens for phase in self.phases] or [self.tokens_trained], strict=True):
+            read = {name: self.upstreams[name].run for name in OBJECTIVES[objective].upstreams}
+            costs = [a_position(self.model, "init"), *(a_position(run and run.model, name) / 3 for name, run in read.items())]
+            if not all(costs):
+                return 0.0
+            total += sum(costs) * (self.model.context / self.window) * tokens
+        return total
 
     @property
     def batch(self) -> int:

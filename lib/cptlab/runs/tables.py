@@ -24,11 +24,12 @@ def _with_more(columns: dict[str, type], names: Iterable[str]) -> dict[str, type
 def table_text(rows: Iterable[dict], columns: dict[str, type], path: Path, more: bool = False) -> str:
     """CSV of ``rows``: nine significant digits (a float32 and back), empty for a number that is not finite.
 
-    ``more`` allows further columns of numbers, the same in all rows.
+    ``more`` allows further columns of numbers, empty in rows that lack them.
     """
-    rows = list(rows)
+    rows, required = list(rows), columns.keys()
     if more and rows:
-        columns = _with_more(columns, rows[0])
+        columns = _with_more(columns, (name for row in rows for name in row))
+        rows = [dict.fromkeys(columns, math.nan) | row if columns.keys() > row.keys() >= required else row for row in rows]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)

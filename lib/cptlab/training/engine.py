@@ -141,7 +141,7 @@ class Engine:
         """Compile the forward and backward pass; a worker's earlier runs must not leave a trace in this one's bits."""
         global _last_shape
         spec = self.spec
-        shape = (spec.model, self.micro, self.compute, spec.trainable, spec.objective, repr(spec.options), self.execution)
+        shape = (spec.model, self.micro, self.compute, spec.trainable, repr(spec.objectives), self.execution)
         if shape != _last_shape:
             torch._dynamo.reset()
             _last_shape = shape
@@ -183,7 +183,7 @@ class Engine:
             torch.manual_seed(draw_seed(self.spec.seed, step, first))
             losses, told = self.deepspeed(self.batch_of(windows_of(first, self.micro), self.spec.window))
             if taken := told.keys() & CURVE_COLUMNS.keys():
-                raise TrainingError(f"objective {self.spec.objective!r} tells {sorted(taken)}, which are columns already: use other names")
+                raise TrainingError(f"the objective tells {sorted(taken)}, which are columns already: use other names")
             loss = losses.mean()
             self.deepspeed.backward(loss)
             if self.plain:  # DeepSpeed gives no norm where it wraps no optimiser

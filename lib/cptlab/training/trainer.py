@@ -67,7 +67,7 @@ class Training:
         self.every = max(1, self.spec.steps // CURVE_ROWS)
         self.known = {} if wanted.record else {row["step"]: row for row in wanted.view.curve_rows()}  # of a finished run, replayed
         self.curve, self.measured, self.samples = [], [], []
-        self.totals, self.count = {}, 0  # of the loss, and what else the objective tells, since the last row of the curve
+        self.since = {}  # since the last row of the curve: sum of the loss, and of what else the objective tells, and number of steps
         self.step, self.seconds, self.train_seconds, self.timed_steps = 0, 0.0, 0.0, 0
         self._start_engine()
 
@@ -115,8 +115,8 @@ class Training:
             self.step, self.seconds = meta["step"], meta["seconds"]
             self.train_seconds, self.timed_steps = meta["train_seconds"], meta["timed_steps"]
             self.curve, self.measured, self.samples = meta["curve"], meta["measurements"], meta["samples"]
-            totals, self.count = meta["since_row"]
-            self.totals = {name: torch.tensor(total, dtype=torch.float32, device=self.engine.device) for name, total in totals.items()}
+            device = self.engine.device
+            self.since = {name: (torch.tensor(total, device=device), count) for name, (total, count) in meta["since_row"].items()}
         elif state == "continue":
             self.engine.restore(path, init.step)
         elif state == "carry":
@@ -150,7 +150,7 @@ class Training:
                 "train_seconds": self.train_seconds, "timed_steps": self.timed_steps, "curve": self.curve,
                 "measurements": self.measured, "samples": self.samples, "file": path.name,
                 "sha256": sha256_file(path), "asked": self._asked(), "compute": self.engine.compute,
-                "since_row": [{name: float(total) for name, total in self.totals.items()}, self.count],
+                "since_row": {name: [float(total), count] for name, (total, count) in self.since.items()},
             }  # fmt: skip
             atomic_json(folder / "resume.json", meta)
             for old in folder.glob("state-*.safetensors"):
@@ -171,12 +171,14 @@ class Training:
         while self.step < last:
             lr = learning_rate(spec, self.step)
             started = time.perf_counter()
+            self.engine.module.turn_to(self.sampler.phase_of(self.step))
             means, norm = self.engine.train_step(lambda first, count: self.sampler.windows_of(self.step, first, count), lr, step=self.step)
-            self.totals = {name: self.totals[name] + mean if self.totals else mean for name, mean in means.items()}
-            self.count += 1
+            for name, mean in means.items():
+                total, count = self.since.get(name, (0.0, 0))
+                self.since[name] = total + mean, count + 1
             self.step += 1
             if self.step % self.every == 0 or self.step == spec.steps:
-                means = {name: self.engine.mean_over_ranks(total / self.count) for name, total in self.totals.items()}
+                means = {name: self.engine.mean_over_ranks(total / count) for name, (total, count) in self.since.items()}
                 mean = means["loss_nats"]
                 if not np.isfinite(mean) or not np.isfinite(norm):
                     raise NonFiniteLoss(
@@ -186,7 +188,7 @@ class Training:
                 row = {"step": self.step, "tokens": self.step * spec.batch_tokens, "lr": lr, "grad_norm": norm} | means
                 self.curve.append(row)
                 self._compare(row)
-                self.totals, self.count = {}, 0
+                self.since = {}
             if self.step > 2:  # the first steps compile
                 self.train_seconds += time.perf_counter() - started
                 self.timed_steps += 1

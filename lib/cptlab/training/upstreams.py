@@ -18,7 +18,7 @@ from cptlab.training.models import build_model, load_weights
 def open_upstreams(
     spec: RunSpec, execution: Execution, store: Store, dtype: torch.dtype, device: torch.device
 ) -> dict[str, PreTrainedModel]:
-    """The models that the objective of ``spec`` needs, by upstream name: in evaluation mode, without gradients, in ``dtype`` on ``device``.
+    """The models that the objectives of ``spec`` need, by upstream name: in evaluation mode, without gradients, in ``dtype`` on ``device``.
 
     Raises:
         TrainingError: the weights are not here.
@@ -26,7 +26,7 @@ def open_upstreams(
         ConfigError: a model knows fewer tokens than the corpus has.
     """
     models = {}
-    for name in OBJECTIVES[spec.objective].upstreams:
+    for name in dict.fromkeys(name for objective, _ in spec.objectives for name in OBJECTIVES[objective].upstreams):
         model = _open(spec.upstreams[name], spec, replace(execution, activation_checkpointing=False), store)
         if model.config.vocab_size < spec.corpus.vocab:
             raise ConfigError(
@@ -40,7 +40,7 @@ def open_upstreams(
 def _open(upstream: Upstream, spec: RunSpec, execution: Execution, store: Store) -> PreTrainedModel:
     if upstream.run is None:  # as a run that begins at this Hugging Face name would open it
         shape = ModelSpec(0, 0, 0, 0, vocab=spec.model.vocab, context=spec.model.context, family="hub")
-        plain = {"objective": "token", "objective_options": None, "optimiser": Optimiser(), "trainable": ("*",)}
+        plain = {"objective": "token", "objective_options": None, "phases": (), "optimiser": Optimiser(), "trainable": ("*",)}
         return build_model(replace(spec, model=shape, upstreams={"init": upstream}, **plain), execution)
     weights = upstream_weights(store, upstream).path
     model = build_model(upstream.run, execution, weights)

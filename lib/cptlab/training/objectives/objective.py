@@ -42,6 +42,9 @@ class Objective(nn.Module):
         whose means become columns of the training curve."""
         raise NotImplementedError
 
+    def turn_to(self, phase: int) -> None:
+        """Go on to a data phase, by its number."""
+
     def forward(self, batch: Batch):
         if self.training:
             losses, told = self.losses(batch)
@@ -50,3 +53,17 @@ class Objective(nn.Module):
         if "allowed" in batch:
             logits = logits.masked_fill_(~batch["allowed"], -torch.inf)  # in place: a copy would be as large as the logits
         return token_losses(logits, batch["labels"]), logits.argmax(-1) == batch["labels"]
+
+
+class PhasedObjective(Objective):
+    """The objective of each phase of a run, around one model; ``parts`` are no part of the module, for what they train it holds."""
+
+    def __init__(self, model: PreTrainedModel, parts: list[Objective]):
+        super().__init__(model)
+        self.parts, self.phase = tuple(parts), 0
+
+    def turn_to(self, phase: int) -> None:
+        self.phase = phase
+
+    def losses(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self.parts[self.phase].losses(batch)
