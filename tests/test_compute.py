@@ -94,7 +94,7 @@ def test_measuring(monkeypatch, capfd, torch_once):
     for bf16, faster in ((2.0, True), (0.2, False)):
         monkeypatch.setattr(machine, "matmul_rate", lambda kind, device, size, bf16=bf16: bf16 if kind == "bf16" else 1.0)
         assert machine.bf16_is_faster("cpu") is faster
-        assert machine.bf16_is_faster("cuda:0")
+        assert machine.bf16_is_faster("cuda:0") is faster
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the variable is for x86 processors")

@@ -152,6 +152,86 @@ def test_a_local_run_whose_replay_differs_is_trained_whole_and_the_old_set_aside
     assert store.ids() == [run.id]
 
 
+def partial_attempt(store, run, monkeypatch, keep):
+    """A local training of ``run`` that is killed after it has kept a checkpoint."""
+    from cptlab.training.trainer import Training
+
+    note = Training._note
+
+    def killed(training):
+        note(training)
+        if training.step > keep:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_note", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.trained(store, run, keep=(keep,))
+
+
+def test_what_an_unfinished_attempt_left_is_not_the_committed_run(layered, base, monkeypatch):
+    """Somebody trains a run, is interrupted, and then pulls the record of it that was made on another machine."""
+    alone = Store(layered.root)
+    partial_attempt(alone, base, monkeypatch, keep=3)
+    assert alone.checkpoint_steps(base.id) == [3]
+    [view] = layered.views(base.id)
+    assert layered.checkpoint(base.id, 3) is None and view.folders == (layered.committed / base.id,)
+    # What is then added is compared first; what was there is set aside.
+    tiny.trained(layered, base, sets=("one:4",), steps=(0, 2, 6), keep=(2,))
+    assert layered.checkpoint_steps(base.id) == [2, 6] and (layered.root / "replaced" / base.id / "checkpoints").is_dir()
+
+
+def test_a_replay_to_an_early_step_is_compared_too(layered, base):
+    """Rows of a long run's curve are apart: the checkpoint asked for lies before the first."""
+    path = layered.committed / base.id / "curve.csv"
+    other_bits(layered, base)
+    path.write_text("\n".join([(lines := path.read_text().splitlines())[0], *lines[3:]]) + "\n")
+    with pytest.warns(UserWarning, match="gives other numbers from step 3 on"):
+        tiny.trained(layered, base, keep=(3,))
+    assert [view.layer for view in layered.views(base.id)] == ["committed", "local"]
+    assert layered.views(base.id)[0].checkpoint(3) is None and layered.views(base.id)[1].checkpoint(3)
+
+
+def test_a_measurement_that_differs_tells_another_trajectory(layered, base):
+    path = layered.committed / base.id / "measurements.csv"
+    table = pd.read_csv(path)
+    table["loss_nats"] *= 1.001
+    table.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")
+    before = tree(layered.committed)
+    with pytest.warns(UserWarning, match="gives other numbers from step 0 on"):
+        tiny.trained(layered, base, sets=("one:4", "two:4"), steps=(0, 6))
+    assert len(layered.views(base.id)) == 2 and tree(layered.committed) == before
+
+
+def test_weights_and_optimiser_state_are_of_one_trajectory(layered, base):
+    other_bits(layered, base)
+    arm = tiny.target(base, 2, optimiser=Optimiser(state="continue"))
+    with pytest.warns(UserWarning, match="gives other numbers"):
+        tiny.trained(layered, base, keep_state=(6,))
+    assert tiny.trained(layered, arm)["status"] == "done"
+    here = layered.views(base.id)[1]
+    assert layered.record(arm.id)["provenance"]["upstream_weights"]["init"]["sha256"] == here.checkpoint(6).sha256
+
+
+def test_tables_of_a_run_whose_second_training_is_not_done(layered, base, monkeypatch):
+    other_bits(layered, base)
+    layered.start_other(base.id)
+    grid = Grid(layered, tiny.EXECUTION, sets=("one:4", "two:4"))
+    grid.add(base, steps=(0, 6))
+    results = grid.results()
+    assert results.failures["status"].tolist() == ["missing"] and results.ids == []
+
+
+def test_a_replay_never_writes_over_a_kept_checkpoint(recipe, store):
+    run = tiny.spec(recipe, 6)
+    tiny.trained(store, run, keep=(2,))
+    kept = store.checkpoint(run.id, 2).path
+    before = kept.stat().st_mtime_ns
+    tiny.trained(store, run, keep=(2, 4))
+    assert kept.stat().st_mtime_ns == before and store.checkpoint_steps(run.id) == [2, 4, 6]
+    assert not (store.path(run.id) / "replay").exists()
+
+
 # --- hashes ------------------------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +350,26 @@ def test_promote_changes_nothing_that_is_committed(layered, base):
     with pytest.raises(StoreError, match="no finished run"):
         promote(layered, "0123456789abcdef")
     assert tree(layered.committed) == before
+
+
+def test_promote_knows_the_weights_that_a_run_started_from(layered, base, recipe):
+    other_bits(layered, base)
+    with pytest.warns(UserWarning, match="gives other numbers"):
+        tiny.trained(layered, base, keep_state=(6,))
+    arm = tiny.target(base, 2, optimiser=Optimiser(state="continue"))
+    tiny.trained(layered, arm)
+    path = layered.root / arm.id / "run.json"
+    record = json.loads(path.read_text())
+    record["provenance"]["upstream_weights"]["init"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(record))
+    with pytest.raises(StoreError, match="that are not the committed ones"):
+        promote(layered, arm.id)
+    new = tiny.spec(recipe, 3, seed=9)
+    tiny.trained(layered, new)
+    arm = tiny.target(new, 2)
+    tiny.trained(layered, arm)
+    with pytest.raises(StoreError, match="is not committed: promote that first"):
+        promote(layered, arm.id)
 
 
 def test_promote_weights(layered, base, monkeypatch):

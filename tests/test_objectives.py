@@ -225,10 +225,22 @@ def test_a_phase_may_have_an_objective_of_its_own(recipe, store, base, stage):
     assert tiny.losses(store, whole) == tiny.losses(store, first) + tiny.losses(store, then)
     one, other = (load_file(store.optimiser_state(run.id, run.steps).path) for run in (whole, then))
     assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # trained again for a checkpoint, it is the same run, empty columns and all
+        tiny.trained(store, whole, how, keep=(7,))
     told = store.curve(whole.id)["hard_nats"]
     assert told[:5].isna().all() and told[5:].tolist() == store.curve(then.id)["hard_nats"].tolist()
     assert whole.flops == pytest.approx(first.flops + then.flops)
     assert pickle.loads(pickle.dumps(whole)).id == whole.id != replace(whole, phases=whole.phases[:1] + (Phase(4 * step, {"one": 1}),)).id
+
+
+def test_an_objective_said_once_more_for_a_phase_is_the_same_run(recipe):
+    step = tiny.BATCH * tiny.CONTEXT
+    runs = [
+        tiny.spec(recipe, mixture=None, tokens=None, phases=(Phase(step, {"one": 1}), Phase(step, {"two": 1}, *second)))
+        for second in ((), ("token",), ("token", {}), (None, {}))
+    ]
+    assert len({run.id for run in runs}) == 1
 
 
 def test_phases_of_one_run_share_their_windows(recipe):

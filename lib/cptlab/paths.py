@@ -36,8 +36,8 @@ def local_runs_dir() -> Path:
 
 
 def figures_dir() -> Path:
-    """Where figures are written (``CPTLAB_FIGURES``, default ``<root>/figures``)."""
-    return Path(os.environ.get("CPTLAB_FIGURES") or root() / "figures")
+    """Where figures are written: ``CPTLAB_FIGURES``, default ``figures/`` below ``CPTLAB_LOCAL`` where that is set, else of the clone."""
+    return Path(os.environ.get("CPTLAB_FIGURES") or Path(os.environ.get("CPTLAB_LOCAL") or root()) / "figures")
 
 
 def notebooks_dir() -> Path:

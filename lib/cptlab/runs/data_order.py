@@ -54,6 +54,7 @@ class Phase(PlainSpec):
             self.objective is not None or not self.objective_options,
             f"phase.objective_options = {self.objective_options} has no phase.objective: name it, or give the options to the run",
         )
+        object.__setattr__(self, "objective_options", self.objective_options or None)
         if self.objective is not None:
             object.__setattr__(self, "objective_options", facts_of(self.objective).checked(self.objective_options, self.objective))
 
@@ -82,6 +83,11 @@ def settled_phases(run: "RunSpec") -> dict:
             f"phases[{number}].tokens = {phase.tokens} is less than one batch of {run.batch_tokens}: give more",
         )
     phases = tuple(replace(phase, tokens=phase.tokens // run.batch_tokens * run.batch_tokens) for phase in run.phases)
+    own = (run.objective, run.objective_options)  # said once more for a phase, it is the same run
+    phases = tuple(
+        replace(phase, objective=None, objective_options=None) if (phase.objective, phase.objective_options) == own else phase
+        for phase in phases
+    )
     tokens = sum(phase.tokens for phase in phases)
     names = sorted({name for phase in phases for name in phase.mixture})
     mixture = {name: sum(phase.tokens * phase.mixture.get(name, 0.0) for phase in phases) / tokens for name in names}

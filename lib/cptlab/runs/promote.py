@@ -7,9 +7,9 @@ from cptlab.errors import StoreError
 from cptlab.files import atomic_write_with, sha256_file
 from cptlab.identity import digest
 from cptlab.runs.locks import guarded
-from cptlab.runs.store import Store, agrees, write_json
+from cptlab.runs.store import Store, write_json
 from cptlab.runs.tables import MEASUREMENT_COLUMNS, table_text
-from cptlab.runs.view import View, base_name, read_json, read_manifest, sample_key
+from cptlab.runs.view import PROOF, View, agrees, base_name, proof, read_json, read_manifest, sample_key
 
 BASE_WEIGHTS_LIMIT_BYTES = 60 * 2**20  # they are in the repository's history for ever
 PROVENANCE = ("commit", "lock_sha256", "versions", "machine")
@@ -82,10 +82,12 @@ def _run(store: Store, run_id: str, weights: bool) -> list[str]:
     if not there and mine.home is None:
         raise StoreError(f"{local} holds no finished run: see `cptlab status`")
     record = _check(mine) if mine.home else committed.record
+    if not there:
+        _check_upstreams(store, record, local)
     both = View(run_id, (target, local) if there else (local,), "committed")
     said = []
     if weights:
-        _commit_weights(store, run_id, record["summary"]["steps"])
+        _commit_weights(store, run_id, record)
         said.append("weights")
     with guarded(local):
         rows, samples = both.measurement_rows(), both.samples()
@@ -99,6 +101,7 @@ def _run(store: Store, run_id: str, weights: bool) -> list[str]:
             for name in ("curve.csv", "run.json"):  # the record last: it says that the rest is there
                 atomic_write_with(target / name, lambda temporary, name=name: shutil.copyfile(local / name, temporary))
             said.insert(0, "record")
+        write_json(local / PROOF, {"of": proof(record)})  # what stays here, checkpoints, is of this record
         for name in ("run.json", "curve.csv", "measurements.csv", "samples.json"):
             (local / name).unlink(missing_ok=True)
     return [f"{run_id}: {', '.join([*said, f'{new} measurements'])}"]
@@ -109,13 +112,32 @@ def _write_text(path: Path, text: str) -> None:
         atomic_write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _commit_weights(store: Store, run_id: str, step: int) -> None:
-    """Copy a local checkpoint to ``base-weights/`` and note its sha256 and bytes in the manifest."""
+def _check_upstreams(store: Store, record: dict, where: Path) -> None:
+    """A run is committed beside the runs that it started from, and beside these very weights of theirs."""
+    for name, start in record["provenance"].get("upstream_weights", {}).items():
+        if "run" not in start:
+            continue
+        above = View(start["run"], (store.committed / start["run"],), "committed", store.committed / "base-weights")
+        if above.status != "done":
+            raise StoreError(f"{where}: its {name}, run {start['run']}, is not committed: promote that first")
+        known = above.record["checkpoints"].get(str(start["step"]), {}).get("sha256")
+        if known not in (None, start["sha256"]):
+            raise StoreError(
+                f"{where}: it started from weights of its {name}, run {start['run']} step {start['step']}, that are not the committed "
+                f"ones (sha256 {start['sha256'][:12]}, recorded {known[:12]}): train it from those"
+            )
+
+
+def _commit_weights(store: Store, run_id: str, record: dict) -> None:
+    """Copy a local checkpoint of the last step to ``base-weights/`` and note its sha256 and bytes in the manifest."""
+    step = record["summary"]["steps"]
     found = View(run_id, (store.path(run_id),), "local").checkpoint(step)
     target = store.committed / "base-weights" / base_name(run_id, step)
     if found is None:
         raise StoreError(f"the weights of run {run_id} step {step} are not in {store.root}: train it first")
-    source = found.verified()
+    source, recorded = found.verified(), record["checkpoints"].get(str(step), {}).get("sha256")
+    if recorded != found.sha256:
+        raise StoreError(f"{source}: sha256 is {found.sha256}, the record of run {run_id} says {recorded}: these are other weights")
     with guarded(store.root):
         manifest = read_manifest(target.with_name("manifest.json"))
         known = manifest["files"].get(target.name)

@@ -33,7 +33,7 @@ from cptlab.paths import local_runs_dir, runs_dir
 from cptlab.runs.locks import RunLock, guarded, live_owner
 from cptlab.runs.record import FORMAT, check_record
 from cptlab.runs.tables import CURVE_COLUMNS, MEASUREMENT_COLUMNS, parse_row, read_table, table_text
-from cptlab.runs.view import OTHER, STATE, WEIGHTS, Checkpoint, View, read_json, sample_key
+from cptlab.runs.view import OTHER, PARTS, PROOF, STATE, WEIGHTS, Checkpoint, View, agrees, proof, read_json, sample_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,8 @@ def write_json(path: Path, value: dict | list) -> None:
         raise StoreError(f"{path} cannot be written, it would hold a value that JSON lacks: {error}") from None
 
 
-def _same(one: float, other: float) -> bool:
+def same_number(one: float, other: float) -> bool:
+    """Whether two measurements of the same thing agree."""
     return (math.isnan(one) and math.isnan(other)) or math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE)
 
 
@@ -112,7 +113,9 @@ class Store:
             return [View(run_id, (local,), "local")]
         if agrees(below, local):
             return [View(run_id, (committed, local), "committed", self.committed / "base-weights")]
-        return [below, View(run_id, (local,), "local")]
+        if (local / OTHER).exists() or (local / "run.json").exists():
+            return [below, View(run_id, (local,), "local")]
+        return [below]  # what lies there is of an attempt that nobody compared
 
     def status(self, run_id: str) -> str:
         """``missing``, ``running`` (a living owner holds it), ``partial`` (can be resumed), ``failed`` or ``done``.
@@ -172,9 +175,14 @@ class Store:
         return sorted({step for view in self.views(run_id) for step in view.checkpoint_steps()})
 
     def optimiser_state(self, run_id: str, step: int) -> Checkpoint | None:
-        """Optimiser state kept at a step, from the view whose weights :meth:`checkpoint` gives; None when it was not kept there."""
-        views = self.views(run_id)
-        return next((view.optimiser_state(step) for view in views if view.checkpoint(step)), None)
+        """Optimiser state kept at a step, that of the view that :meth:`start` gives; None when it was not kept."""
+        view = self.start(run_id, step, state=True)
+        return view and view.optimiser_state(step)
+
+    def start(self, run_id: str, step: int, state: bool) -> View | None:
+        """The preferred view that has the weights of a step (and the optimiser state, too): a run starts from one trajectory."""
+        found = (view for view in self.views(run_id) if view.checkpoint(step) and (not state or view.optimiser_state(step)))
+        return next(found, None)
 
     # --- writing, in the local layer -----------------------------------------------------------------------------------------
 
@@ -211,7 +219,7 @@ class Store:
                 known = merged.get(key) or below.get(key)
                 if known is None:
                     merged[key] = row
-                elif not all(_same(known[name], row[name]) for name in ("loss_nats", "accuracy")):
+                elif not all(same_number(known[name], row[name]) for name in ("loss_nats", "accuracy")):
                     differing.append(f"step {key[0]}, {key[1]}: recorded {known['loss_nats']:.9g}, now {row['loss_nats']:.9g}")
             content = table_text((merged[key] for key in sorted(merged)), MEASUREMENT_COLUMNS, path)
             if (merged or replace) and (not path.exists() or content != path.read_text(encoding="utf-8")):
@@ -249,22 +257,53 @@ class Store:
         """Remove what :meth:`checkpoint_dir` holds of all steps."""
         shutil.rmtree(self.path(run_id) / "checkpoints", ignore_errors=True)
 
+    def replay_dir(self, run_id: str, step: int) -> Path:
+        """Where a finished run that is trained again writes a checkpoint, until it has shown to be the recorded run."""
+        return self.path(run_id) / "replay" / f"step-{step:08d}"
+
+    def clear_replay(self, run_id: str) -> None:
+        """Remove what an attempt of that kind left."""
+        shutil.rmtree(self.path(run_id) / "replay", ignore_errors=True)
+
+    def take_replay(self, run_id: str) -> None:
+        """The replay came to the recorded numbers: keep those of its checkpoints that are lacking. A kept one is never written over."""
+        for folder in sorted((self.path(run_id) / "replay").glob("step-*")):
+            step = int(folder.name.rpartition("-")[2])
+            target = self.checkpoint_dir(run_id, step)
+            target.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                if not (target / path.name).exists():
+                    path.rename(target / path.name)
+            self.note_checkpoint(run_id, step)
+        self.clear_replay(run_id)
+
+    def prove(self, run_id: str) -> None:
+        """Note that what lies in the local folder is of the committed record's weights; what nobody proved before is set aside."""
+        folder, views = self.path(run_id), self.views(run_id)
+        if views[0].layer == "local" or (folder / OTHER).exists() or (folder / "run.json").exists():
+            return  # it has a record of its own
+        if not agrees(views[0], folder, even_empty=False):
+            self._set_aside(run_id)
+            write_json(folder / PROOF, {"of": proof(views[0].record)})
+
     def start_other(self, run_id: str) -> None:
         """A finished run that is trained again here turns out to give other bits: from now on its local files are a view of their own.
 
         What was local before is of the old bits and is set aside in ``replaced/`` (the last one is kept), never mixed with the new.
         """
-        folder = self.path(run_id)
-        aside = self.root / "replaced" / run_id
-        parts = ("run.json", "curve.csv", "measurements.csv", "samples.json", "checkpoints")
-        keep = [folder / name for name in parts if (folder / name).exists()]
+        if self.committed is not None and (self.committed / run_id / "run.json").exists():
+            write_json(self.path(run_id) / OTHER, {"because": "its numbers left the committed ones"})
+        self._set_aside(run_id)
+        self.clear_replay(run_id)
+
+    def _set_aside(self, run_id: str) -> None:
+        folder, aside = self.path(run_id), self.root / "replaced" / run_id
+        keep = [folder / name for name in PARTS if (folder / name).exists()]
         if keep:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             for path in keep:  # the record first: without it nothing of them is read
                 path.rename(aside / path.name)
-        if self.committed is not None and (self.committed / run_id / "run.json").exists():
-            write_json(folder / OTHER, {"because": "its training curve left the committed one"})
 
     # --- a run in progress ---------------------------------------------------------------------------------------------------
 
@@ -295,19 +334,6 @@ class Store:
             return json.loads((self.path(run_id) / "progress.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-
-
-def agrees(committed: View, local: Path) -> bool:
-    """Whether what lies in ``local`` belongs to the committed record: nothing says that it is of other bits, and no hash differs."""
-    if (local / OTHER).exists():
-        return False
-    if not (local / "run.json").exists():
-        return True
-    other = View(committed.run_id, (local,), "local").record
-    if other["status"] != "done":  # a replay that failed has left nothing behind that counts
-        return True
-    shared = set(other["checkpoints"]) & set(committed.record["checkpoints"])
-    return bool(shared) and all(other["checkpoints"][s]["sha256"] == committed.record["checkpoints"][s]["sha256"] for s in shared)
 
 
 def _checked(run_id: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cptlab.errors import StoreError
 from cptlab.files import hash_once
+from cptlab.identity import digest
 from cptlab.runs.record import check_record
 from cptlab.runs.tables import CURVE_COLUMNS, MEASUREMENT_COLUMNS, frame, read_table
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WEIGHTS, STATE = "model.safetensors", "optimizer.safetensors"
+PARTS = ("run.json", "curve.csv", "measurements.csv", "samples.json", "checkpoints")
+PROOF = "agrees.json"  # in a local folder: what lies there is of the committed record's weights
 OTHER = "other.json"  # in a local folder: it was trained again to other bits than the committed record's
 LENGTH = 40  # of a sample recorded before lengths were noted: all of them had the default
 
@@ -132,18 +135,18 @@ class View:
         return [found[key] for key in sorted(found)]
 
     def _noted(self, folder: Path, step: int, name: str) -> str | None:
-        """sha256 of a file of a kept checkpoint: from the note beside it, else from the record."""
+        """sha256 of a file of a kept checkpoint: as the record of a finished run has it, else from the note beside the file."""
         note = folder / "checkpoints" / f"step-{step:08d}" / "sha256.json"
-        if note.is_file():
-            return read_json(note, "the note of a checkpoint's hashes").get(name)
-        known = self.record["checkpoints"].get(str(step)) if name == WEIGHTS and folder == self.home else None
-        return known["sha256"] if known else None
+        if not note.is_file():
+            return None
+        known = self.record["checkpoints"].get(str(step)) if name == WEIGHTS and self.status == "done" else None
+        return known["sha256"] if known else read_json(note, "the note of a checkpoint's hashes").get(name)
 
     def _kept(self, step: int, name: str) -> Checkpoint | None:
         for folder in self.folders:
             path = folder / "checkpoints" / f"step-{step:08d}" / name
             if path.is_file() and (sha256 := self._noted(folder, step, name)):
-                return Checkpoint(path, sha256, path.with_name("sha256.json"))
+                return Checkpoint(path, sha256, self.home / "run.json" if self.home else path.with_name("sha256.json"))
         return None
 
     def checkpoint(self, step: int) -> Checkpoint | None:
@@ -183,3 +186,22 @@ def read_manifest(path: Path) -> dict:
     if not isinstance(manifest, dict) or manifest.get("format") != 1 or not isinstance(manifest.get("files"), dict):
         raise StoreError(f"{path} is not a manifest of format 1: restore it from git")
     return manifest
+
+
+def proof(record: dict) -> str:
+    """What a note that local files are of the same weights as ``record`` has to say."""
+    return digest(record["checkpoints"])
+
+
+def agrees(committed: View, local: Path, even_empty: bool = True) -> bool:
+    """Whether what lies in ``local`` belongs to the committed record: hashes say so. An empty folder does, too, if ``even_empty``."""
+    if (local / OTHER).exists():
+        return False
+    if (local / "run.json").exists():
+        other = View(committed.run_id, (local,), "local").record
+        shared = set(other["checkpoints"]) & set(committed.record["checkpoints"])
+        if other["status"] == "done":
+            return bool(shared) and all(other["checkpoints"][s]["sha256"] == committed.record["checkpoints"][s]["sha256"] for s in shared)
+    if (local / PROOF).exists():
+        return read_json(local / PROOF, "a proof")["of"] == proof(committed.record)
+    return even_empty and not any((local / name).exists() for name in PARTS)

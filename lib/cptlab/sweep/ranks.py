@@ -47,7 +47,7 @@ def launch(request: Request, store: Store, execution, lock) -> str:
                 process.wait()
         tail = output.read_text(errors="replace")[-3000:]
         # A failed record that was there before is another attempt's: what counts is whether the ranks wrote one now.
-        wrote = store.record_time(request.id) != before
+        wrote = store.record_time(request.id) not in (0, before)
     if not wrote and (process.returncode or lacking(store, request)):
         message = f"the launcher ended with code {process.returncode}: {tail}"
         if store.ended(request.id) == "done":  # only a measurement is lacking: the run itself has not failed

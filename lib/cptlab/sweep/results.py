@@ -52,7 +52,10 @@ def tables(store: Store, cells: Iterable[tuple[Request, dict]], ended: dict[str,
     for request, labels in cells:
         run_id, spec = request.id, request.spec
         view = lacking(store, request).view
-        found = ended.get(run_id) or ("done" if view.status == "done" else store.status(run_id))
+        found = ended.get(run_id, "done")  # of this view, not of another one
+        if found == "done":
+            here = store.status(run_id)
+            found = view.status or (here if here != "done" else "missing")
         size = {} if spec.model.family == "hub" else parameter_counts(spec.model)
         row = {"id": run_id, "status": found} | labels | {"tokens": spec.tokens_trained, "flops": spec.flops} | size
         row |= dict.fromkeys(RUN_COLUMNS)

@@ -119,7 +119,7 @@ def train(
                 if run_id in status or run_id in running.values() or (run_id in suspects and running):
                     continue
                 ups = [spec.id for spec, _ in todo[run_id].spec.runs_upstream() if spec.id in todo]
-                if run_id in hopeless or any(status.get(up) in ("failed", "skipped") for up in ups):
+                if run_id in hopeless or any(status.get(up, "done") != "done" for up in ups):
                     status[run_id] = "skipped"
                 elif all(status.get(up) == "done" for up in ups):
                     running[pool.submit(work, todo[run_id], store.resolved(), execution)] = run_id

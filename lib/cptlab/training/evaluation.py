@@ -167,4 +167,5 @@ def measure_checkpoints(request: Request, store: Store, execution: Execution, wa
             rows.append({"step": step, "tokens": step * request.spec.batch_tokens, "set": name} | sets[name](engine))
         engine.close()
     if not dist.is_initialized() or dist.get_rank() == 0:
+        store.prove(request.id)
         store.add_measurements(request.id, rows)

@@ -12,33 +12,32 @@ from cptlab.runs.store import Store
 from cptlab.runs.view import Checkpoint, View
 
 
-def upstream_weights(store: Store, upstream: Upstream) -> Checkpoint:
+def upstream_weights(store: Store, upstream: Upstream, state: bool = False) -> Checkpoint:
     """The checkpoint that an upstream names, its content compared with the hash in its record.
+
+    Args:
+        state: its optimiser state is needed, too (:func:`kept_state`): both are then of one trajectory.
 
     Raises:
         TrainingError: it is not here.
-        StoreError: it is another file.
+        StoreError: the state is not here, or it is another file.
     """
-    found = store.checkpoint(upstream.run.id, upstream.step)
-    if found is None:
-        raise TrainingError(f"the weights of the upstream, run {upstream.run.id} step {upstream.step}, are not here: train it first")
+    run_id, step = upstream.run.id, upstream.step
+    view = store.start(run_id, step, state)
+    if view is None and state and store.checkpoint(run_id, step):
+        raise StoreError(
+            f"the optimiser state of run {run_id} is not here: train run {run_id} again with its optimiser state kept at step {step}"
+        )
+    if view is None:
+        raise TrainingError(f"the weights of the upstream, run {run_id} step {step}, are not here: train it first")
+    found = view.checkpoint(step)
     found.verified()
     return found
 
 
 def kept_state(store: Store, upstream: Upstream) -> Path:
-    """The optimiser state kept at the step that an upstream names, its content compared with the hash noted beside it.
-
-    Raises:
-        StoreError: it is not here, or it is another file.
-    """
-    found = store.optimiser_state(upstream.run.id, upstream.step)
-    if found is None:
-        raise StoreError(
-            f"the optimiser state of run {upstream.run.id} is not here: train run {upstream.run.id} again with its optimiser state kept "
-            f"at step {upstream.step}"
-        )
-    return found.verified()
+    """The optimiser state kept at an upstream's step, compared with its hash; of the trajectory of :func:`upstream_weights`."""
+    return store.optimiser_state(upstream.run.id, upstream.step).verified()
 
 
 def check_text(corpus: Corpus, request: Request, store: Store, view: View) -> None:

@@ -36,7 +36,8 @@ def _train(request: Request, store: Store, execution: Execution, wanted: Lacking
             run.engine.close()
             run = None
             _begin_other(request, store, left.step)
-            run = Training(request, store, execution, replace(wanted, record=True), lock)
+            wanted = replace(wanted, record=True)
+            run = Training(request, store, execution, wanted, lock)
             run.train()
         run.finish()
     except Exception as error:  # a run that fails is a record; the sweep goes on

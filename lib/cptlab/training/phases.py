@@ -28,7 +28,14 @@ class PhasedSampler:
         self.first_steps = [stretch.first for stretch in stretches]
         self._samplers = [
             Sampler(
-                tokens, part.mixture, spec.window, spec.batch, spec.seed, order.block_tokens, order.unique_tokens, part.begun,
+                tokens,
+                part.mixture,
+                spec.window,
+                spec.batch,
+                spec.seed,
+                order.block_tokens,
+                order.unique_tokens,
+                part.begun,
                 spec.window_length,
             )
             for part in stretches

@@ -1,6 +1,7 @@
 """Train one run from its specification to its record: the loop, its measurements, its checkpoints and its resume."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cptlab.runs.lacking import Lacking
 from cptlab.runs.provenance import collect
 from cptlab.runs.record import base_record, compute_of
 from cptlab.runs.request import Request
-from cptlab.runs.store import Store
+from cptlab.runs.store import Store, same_number
 from cptlab.runs.tables import CURVE_COLUMNS, table_text
 from cptlab.runs.view import STATE, WEIGHTS, View
 from cptlab.training.engine import DTYPES, Engine, compute_type, here, masters_into, round_weights, start_process_group
@@ -36,7 +37,8 @@ CLOCK_STEPS = 10  # between two questions of several ranks whether it is time to
 
 def as_recorded(row: dict) -> str:
     """A row of the curve with the digits that its table keeps."""
-    return table_text([row], CURVE_COLUMNS, Path("curve.csv"), more=True)
+    told = {name: value for name, value in row.items() if name in CURVE_COLUMNS or math.isfinite(value)}  # a phase may lack a column
+    return table_text([told], CURVE_COLUMNS, Path("curve.csv"), more=True)
 
 
 class NonFiniteLoss(TrainingError):
@@ -66,6 +68,8 @@ class Training:
         self.sampler = PhasedSampler(self.spec, training)
         self.every = max(1, self.spec.steps // CURVE_ROWS)
         self.known = {} if wanted.record else {row["step"]: row for row in wanted.view.curve_rows()}  # of a finished run, replayed
+        rows = [] if wanted.record else wanted.view.measurement_rows()
+        self.recorded = {(row["step"], row["set"]): row for row in rows}
         self.curve, self.measured, self.samples = [], [], []
         self.since = {}  # since the last row of the curve: sum of the loss, and of what else the objective tells, and number of steps
         self.step, self.seconds, self.train_seconds, self.timed_steps = 0, 0.0, 0.0, 0
@@ -86,9 +90,10 @@ class Training:
 
     def _start_engine(self) -> None:
         init = self.spec.upstreams.get("init")
+        self.starts = self._upstream_hashes()
         weights = None
         if init is not None and init.run is not None:
-            weights = upstream_weights(self.store, init).path
+            weights = upstream_weights(self.store, init, state=self.spec.optimiser.state != "reset").path
         model = build_model(self.spec, self.execution, weights)
         self.parameters = parameters_of(model) | {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad)}
         saved, state, began = self._saved(), self.spec.optimiser.state, None
@@ -99,8 +104,8 @@ class Training:
         compute = compute_type(self.spec.precision, self.execution, began)
         if compute != self.spec.precision:
             round_weights(model, self.spec.precision)
-        if self.wanted.record and not saved and self.lead:
-            self.store.clear_checkpoints(self.spec.id)  # of an earlier attempt, which may have had other bits
+        if not saved and self.lead:  # of an earlier attempt, which may have had other bits
+            (self.store.clear_checkpoints if self.wanted.record else self.store.clear_replay)(self.spec.id)
         if saved:
             meta, path = saved
         elif state != "reset":
@@ -128,9 +133,10 @@ class Training:
         try:
             meta = json.loads(note.read_text())
             path = note.parent / meta["file"]
-            _ = meta["compute"], meta["since_row"]  # a note of an earlier version lacks them
-            return (meta, path) if sha256_file(path) == meta["sha256"] and meta["asked"] == self._asked() else None
-        except (FileNotFoundError, ValueError, KeyError):
+            _ = meta["compute"], meta["since_row"].items()  # a note of an earlier version lacks them
+            same = meta["asked"] == self._asked() and meta["upstreams"] == self.starts
+            return (meta, path) if same and sha256_file(path) == meta["sha256"] else None
+        except (FileNotFoundError, ValueError, KeyError, AttributeError):
             return None
 
     def _asked(self) -> list:
@@ -150,6 +156,7 @@ class Training:
                 "train_seconds": self.train_seconds, "timed_steps": self.timed_steps, "curve": self.curve,
                 "measurements": self.measured, "samples": self.samples, "file": path.name,
                 "sha256": sha256_file(path), "asked": self._asked(), "compute": self.engine.compute,
+                "upstreams": self.starts,
                 "since_row": {name: [float(total), count] for name, (total, count) in self.since.items()},
             }  # fmt: skip
             atomic_json(folder / "resume.json", meta)
@@ -165,7 +172,9 @@ class Training:
     def train(self) -> None:
         """Train from where the run stands to its last step."""
         self.began = self.last_note = self.last_save = time.perf_counter()
-        spec, last = self.spec, max(self._needed_steps())
+        spec, last = self.spec, self._last_step()
+        for row in self.curve:  # of a state that a replay resumes from
+            self._compare(row)
         if self.step == 0:
             self._measure_and_keep()
         while self.step < last:
@@ -216,18 +225,27 @@ class Training:
         if known is not None and as_recorded(row) != as_recorded(known):
             raise OtherTrajectory(row["step"])
 
-    def _compare_weights(self, step: int) -> None:
+    def _compare_weights(self, step: int, path: Path) -> None:
         recorded = None if self.wanted.record else self.wanted.view.record["checkpoints"].get(str(step))
-        if recorded and recorded["sha256"] != sha256_file(self.store.checkpoint_dir(self.spec.id, step) / WEIGHTS):
-            raise OtherTrajectory(step)
+        if recorded:
+            answer = [self.lead and recorded["sha256"] != sha256_file(path)]  # the first rank has written it
+            if self.world > 1:
+                dist.broadcast_object_list(answer, src=0)
+            if answer[0]:
+                raise OtherTrajectory(step)
 
-    def _needed_steps(self) -> set[int]:
-        """The steps to reach: all of them, or fewer when a finished run is only replayed for an early checkpoint."""
-        if self.wanted.record:
-            return {self.spec.steps}
+    def _compare_measured(self, row: dict) -> None:
+        known = self.recorded.get((row["step"], row["set"]))
+        if known and not all(same_number(known[name], row[name]) for name in ("loss_nats", "accuracy")):
+            raise OtherTrajectory(row["step"])
+
+    def _last_step(self) -> int:
+        """The step to reach: the last one, or an earlier one when a finished run is only replayed for what its record lacks."""
         wanted = self.wanted
-        measured = (step for step, _ in wanted.measurements)
-        return {self.spec.steps if wanted.samples else 0, *wanted.checkpoints, *wanted.states, *measured}
+        if wanted.record or wanted.samples:
+            return self.spec.steps
+        last = max([0, *wanted.checkpoints, *wanted.states, *(step for step, _ in wanted.measurements)])
+        return min(self.spec.steps, -(-last // self.every) * self.every)  # to a row of the curve: it tells whether this is the recorded run
 
     def _measure_and_keep(self) -> None:
         """Measure and keep what is asked for at this step."""
@@ -237,16 +255,18 @@ class Training:
                 for name, measure in self.sets.items():
                     row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
                     self.measured.append(row | measure(self.engine))
+                    self._compare_measured(self.measured[-1])
                 if step in self.request.steps:
                     self.samples += [self._sample(prompt) for prompt in self.request.prompts]
         if step in self.request.keep or step == self.spec.steps or step in self.request.keep_state:
-            folder = self.store.checkpoint_dir(self.spec.id, step)
+            place = self.store.checkpoint_dir if self.wanted.record else self.store.replay_dir
+            folder = place(self.spec.id, step)
             self.engine.save_weights(folder)
             if step in self.request.keep_state:
                 self.engine.save_state(folder / STATE)
-            if self.lead:
+            if self.lead and self.wanted.record:
                 self.store.note_checkpoint(self.spec.id, step)
-            self._compare_weights(step)
+            self._compare_weights(step, folder / WEIGHTS)
 
     def _sample(self, prompt) -> dict:
         tokenizer = self.corpus.tokenizer
@@ -275,6 +295,9 @@ class Training:
         if not self.lead:
             return
         store, run_id = self.store, self.spec.id
+        if not self.wanted.record:
+            store.prove(run_id)
+            store.take_replay(run_id)
         store.add_measurements(run_id, self.measured, replace=self.wanted.record)
         store.add_samples(run_id, self.samples, replace=self.wanted.record)
         if self.wanted.record:
@@ -304,10 +327,15 @@ class Training:
         names = ("threads", "ranks", "zero_stage", "attention", "activation_checkpointing")
         execution = {name: getattr(self.execution, name) for name in names} | {"compute": self.engine.compute, "bf16": "cast"}
         execution |= {"compile": self.engine.compiled, "micro_batch": self.engine.micro, "device": str(self.engine.device)}
-        upstreams = {}
+        return collect() | {"execution": execution, "corpus_shards": self.corpus.shard_hashes, "upstream_weights": self.starts}
+
+    def _upstream_hashes(self) -> dict:
+        """What the run starts from and reads: of its own upstreams the weights' hashes, of others name and revision."""
+        found = {}
         for name, up in self.spec.upstreams.items():
-            if up.run is not None:
-                upstreams[name] = {"run": up.run.id, "step": up.step, "sha256": self.store.checkpoint(up.run.id, up.step).sha256}
+            if up.run is None:
+                found[name] = {"hub": up.hub, "revision": up.revision}  # of a folder, the identity has the revision alone
             else:
-                upstreams[name] = {"hub": up.hub, "revision": up.revision}  # of a folder, the identity has the revision alone
-        return collect() | {"execution": execution, "corpus_shards": self.corpus.shard_hashes, "upstream_weights": upstreams}
+                weights = upstream_weights(self.store, up, name == "init" and self.spec.optimiser.state != "reset")
+                found[name] = {"run": up.run.id, "step": up.step, "sha256": weights.sha256}
+        return found

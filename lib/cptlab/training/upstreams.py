@@ -40,8 +40,8 @@ def open_upstreams(
 def _open(upstream: Upstream, spec: RunSpec, execution: Execution, store: Store) -> PreTrainedModel:
     if upstream.run is None:  # as a run that begins at this Hugging Face name would open it
         shape = ModelSpec(0, 0, 0, 0, vocab=spec.model.vocab, context=spec.model.context, family="hub")
-        plain = {"objective": "token", "objective_options": None, "phases": (), "optimiser": Optimiser(), "trainable": ("*",)}
-        return build_model(replace(spec, model=shape, upstreams={"init": upstream}, **plain), execution)
+        plain = {"objective": "token", "objective_options": None, "phases": (), "order": None, "trainable": ("*",)}
+        return build_model(replace(spec, model=shape, upstreams={"init": upstream}, optimiser=Optimiser(), **plain), execution)
     weights = upstream_weights(store, upstream).path
     model = build_model(upstream.run, execution, weights)
     load_weights(model, weights)
