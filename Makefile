@@ -9,10 +9,13 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --no-input --disable-pip-version-check
 IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
+# What git gets of a notebook: no outputs, counts, injected parameters, nor metadata that running it or looking at it writes.
+STRIP := -m nbstripout --keep-id --drop-tagged-cells injected-parameters --extra-keys "metadata.language_info.version metadata.papermill \
+  cell.metadata.papermill cell.metadata.jupyter cell.metadata.editable cell.metadata.slideshow"
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install figures test lab bench clean distclean
+.PHONY: help install figures test lab strip filter bench clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
@@ -48,6 +51,16 @@ test: .venv/.corpora  ## ruff, unit tests, and every notebook at the smoke profi
 
 lab: .venv/.corpora  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+strip: .venv/.ok  ## clear the notebooks in notebooks/ of outputs and traces of a run; ids and tags of cells stay
+	@for book in notebooks/*.ipynb notebooks/*/*.ipynb; do \
+	  [ -f "$$book" ] || continue; \
+	  $(BIN)/python $(STRIP) <"$$book" >"$$book.tmp" || { rm "$$book.tmp"; echo "$$book is not a notebook" >&2; exit 1; }; \
+	  if cmp -s "$$book" "$$book.tmp"; then rm "$$book.tmp"; else mv "$$book.tmp" "$$book" && echo "stripped $$book"; fi; \
+	done
+
+filter: .venv/.ok  ## let git strip notebooks in this clone by itself, so that running one in JupyterLab leaves no diff
+	@git config filter.notebooks.clean '"$(CURDIR)/$(BIN)/python" $(STRIP)'
 
 bench: .venv/.corpora  ## training against transformers.Trainer, bf16 against fp32, the time to serve a stored run, speed and memory of the corpus pipeline, fits
 	$(BIN)/cptlab bench train

@@ -39,17 +39,7 @@ def tags_of(cell: dict) -> list[str]:
     return cell["metadata"].get("tags", [])
 
 
-# --- the committed notebooks -------------------------------------------------------------------------------------------------
-
-
-def test_committed_without_outputs_or_traces_of_a_run(committed):
-    for cell in code_of(committed):
-        assert cell["outputs"] == [] and cell["execution_count"] is None, f"clear the outputs of {committed['name']}"
-        assert "injected-parameters" not in tags_of(cell)
-        assert not {"execution", "papermill", "collapsed"} & set(cell["metadata"])
-    assert "papermill" not in committed["metadata"] and "widgets" not in committed["metadata"]
-    assert committed["metadata"]["kernelspec"]["name"] == "python3"
-    assert committed["nbformat"] == 4 and len({cell["id"] for cell in committed["cells"]}) == len(committed["cells"])
+# --- the committed notebooks (how they are written: test_strip.py) -----------------------------------------------------------
 
 
 def test_committed_tags(committed):
