@@ -206,6 +206,16 @@ def promote(args: argparse.Namespace) -> int:
     return 0
 
 
+def new_study(args: argparse.Namespace) -> int:
+    """Write the files of a new study."""
+    from cptlab.scaffold import new_study as write
+
+    for path in write(args.name):
+        print(path)
+    _say(f"it runs: cptlab figures {args.name} --profile smoke")
+    return 0
+
+
 def bench(args: argparse.Namespace) -> int:
     """Measure this machine."""
     from cptlab import bench as library
@@ -265,6 +275,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--profile", default=COMMITTED_PROFILE, metavar="P", help="whose store (default: %(default)s)")
     sub.add_argument("--local", action="store_true", help="list the runs of the local layer, finished ones too")
     sub.add_argument("--json", action="store_true", help=json_help)
+    sub = command("new-study", new_study, "Write a study to start from, which runs: notebook, settings in each profile, a claim, a test.")
+    sub.add_argument("name", metavar="NAME", help="number and words, such as 13_my_question")
     text = "Work on the run store."
     actions = commands.add_parser("runs", help=text, description=text).add_subparsers(metavar="ACTION", required=True)
     text = "Move finished local runs into the committed layer, after checking hashes, provenance, and that nothing committed would change."
