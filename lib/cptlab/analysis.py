@@ -65,10 +65,10 @@ def exponential(estimate: Estimate) -> Estimate:
     def back(value: float | None) -> float | None:
         return None if value is None else math.exp(value)
 
-    return Estimate(back(estimate.value), back(estimate.low), back(estimate.high), estimate.n, estimate.dof)
+    return Estimate(back(estimate.value), back(estimate.low), back(estimate.high), estimate.n, estimate.dof, estimate.counts)
 
 
 def one_minus(estimate: Estimate) -> Estimate:
     """One minus an estimate; the bounds change places."""
     value = None if estimate.value is None else 1 - estimate.value
-    return Estimate(value, 1 - estimate.high, 1 - estimate.low, estimate.n, estimate.dof)
+    return Estimate(value, 1 - estimate.high, 1 - estimate.low, estimate.n, estimate.dof, estimate.counts)

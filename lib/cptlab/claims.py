@@ -4,8 +4,8 @@
 of an estimate or a bound (``low``, ``high``) with a number: ``low >= 0.25 and value < 0.6``. "and" binds before "or".
 """
 
+import dataclasses
 import hashlib
-import html
 import json
 import math
 import operator
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from cptlab.errors import ConfigError, StoreError
+from cptlab.estimate import Estimate
 from cptlab.files import atomic_json
 from cptlab.paths import cache_dir, figures_dir, root
-from cptlab.statistics import Estimate
 
 REPRODUCED = "reproduced"
 CONTRADICTED = "contradicted at this scale"
@@ -101,13 +101,51 @@ class Verdict:
     profile: str
     notebook: str
     runs: tuple[str, ...] = ()
+    dials: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def command(self) -> str:
         """The command that repeats it."""
         number = self.notebook.split("_")[0]
         name = number if number.isdigit() else self.notebook
-        return f"cptlab figures {name}" + ("" if self.profile == "laptop" else f" --profile {self.profile}")  # laptop is the default
+        profile = "" if self.profile == "laptop" else f" --profile {self.profile}"  # laptop is the default
+        return f"cptlab figures {name}{profile}" + "".join(f" {as_option(name, value)}" for name, value in self.dials.items())
+
+
+def as_option(dial: str, value: Any) -> str:
+    """A dial as an option of the command line: ``-p near=de``, ``-p 'seeds=[0, 1]'``."""
+    import shlex
+
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"-p {shlex.quote(f'{dial}={text}')}"
+
+
+def check_promises(promises: Mapping[str, Iterable[str]], notebook: str) -> None:
+    """Whether a notebook may set out to decide claims (id -> the quantities that it will compute), asked before its runs.
+
+    Raises:
+        ConfigError: an id without a rule or of another notebook; a quantity that a rule needs and the notebook does not promise, or
+            the other way round.
+    """
+    ledger = load()
+    for claim_id, quantities in promises.items():
+        claim = _of(ledger, claim_id, notebook)
+        wanted, promised = {test.quantity for test in claim.tests}, set([quantities] if isinstance(quantities, str) else quantities)
+        if missing := sorted(wanted - promised):
+            raise ConfigError(
+                f"claim {claim_id}: its rule in claims.yaml needs {', '.join(missing)}, which {notebook} does not promise: compute it and "
+                f'name it in study.grid(decides={{"{claim_id}": [...]}}), or change the rule before the runs'
+            )
+        if more := sorted(promised - wanted):
+            raise ConfigError(f"claim {claim_id}: {notebook} promises {', '.join(more)}, on which no rule in claims.yaml stands: write one")
+
+
+def _of(ledger: Mapping[str, "Claim"], claim_id: str, notebook: str) -> "Claim":
+    if claim_id not in ledger:
+        raise ConfigError(f"no claim {claim_id!r} in claims.yaml, which has {', '.join(ledger)}: write its rule there before the runs")
+    if ledger[claim_id].notebook != notebook:
+        raise ConfigError(f"claim {claim_id} is decided in notebook {ledger[claim_id].notebook!r} (claims.yaml), not in {notebook!r}")
+    return ledger[claim_id]
 
 
 def load(path: Path | None = None) -> dict[str, Claim]:
@@ -170,18 +208,20 @@ def _check_keys(where: str, entry: Any, required: tuple[str, ...], optional: tup
         raise ConfigError(f"{where}: field {missing[0]!r} is missing")
 
 
-def decide(claim_id: str, estimates: Mapping[str, Estimate], profile: str, notebook: str, runs: Iterable[str] = ()) -> Verdict:
+def decide(
+    claim_id: str,
+    estimates: Mapping[str, Estimate],
+    profile: str,
+    notebook: str,
+    runs: Iterable[str] = (),
+    dials: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Apply a claim's rules to ``estimates`` (quantity -> Estimate).
 
     Reproduced when every test is, contradicted when any is, else inconclusive. Raises ConfigError for an unknown claim, another
     notebook than the ledger's, a quantity that is missing or unknown, or an estimate that meets both rules of a test.
     """
-    claims = load()
-    if claim_id not in claims:
-        raise ConfigError(f"no claim {claim_id!r} in the ledger; it has {', '.join(claims)}")
-    claim = claims[claim_id]
-    if notebook != claim.notebook:
-        raise ConfigError(f"claim {claim_id} is decided in notebook {claim.notebook!r} (claims.yaml), not in {notebook!r}")
+    claim = _of(load(), claim_id, notebook)
     wanted = [test.quantity for test in claim.tests]
     for quantity in (*wanted, *estimates):
         if quantity not in estimates or quantity not in wanted:
@@ -199,71 +239,7 @@ def decide(claim_id: str, estimates: Mapping[str, Estimate], profile: str, noteb
     found = set(outcomes.values())
     outcome = CONTRADICTED if CONTRADICTED in found else REPRODUCED if found == {REPRODUCED} else INCONCLUSIVE
     shown = {quantity: estimates[quantity] for quantity in wanted}
-    return Verdict(claim, outcome, outcomes, shown, profile, notebook, tuple(sorted(set(runs))))
-
-
-class Card:
-    """A claim card, shown by Jupyter as HTML, elsewhere as Markdown."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict = verdict
-
-    def _rows(self) -> list[tuple[str, str, str, str]]:
-        verdict = self.verdict
-        return [
-            (
-                f"{test.meaning} ({test.quantity})",
-                str(verdict.estimates[test.quantity]),
-                f"reproduced if {test.reproduced.text}; contradicted if {test.contradicted.text}",
-                verdict.outcomes[test.quantity],
-            )
-            for test in verdict.claim.tests
-        ]
-
-    def _footer(self) -> str:
-        runs = len(self.verdict.runs)
-        return (f"{runs} run{'s' if runs > 1 else ''}, " if runs else "") + f"profile {self.verdict.profile}"
-
-    def _repr_markdown_(self) -> str:
-        claim = self.verdict.claim
-        cells = [tuple(text.replace("|", "\\|").replace("\n", " ") for text in row) for row in self._rows()]
-        lines = [
-            f"**{claim.id}: {self.verdict.outcome}** ({claim.source})",
-            "",
-            "\n".join(f"> {line}" for line in claim.statement.splitlines()),
-            "",
-            "| quantity | ours [interval] | rule | verdict |",
-            "|---|---|---|---|",
-            *(f"| {' | '.join(row)} |" for row in cells),
-            "",
-            f"{self._footer()}. Repeat: `{self.verdict.command}`",
-        ]
-        more = [f"**Caveat:** {claim.caveat}"] * bool(claim.caveat) + [claim.note] * bool(claim.note)
-        return "\n".join([*lines, *(line for text in more for line in ("", text))])
-
-    def _repr_html_(self) -> str:
-        claim, verdict = self.verdict.claim, self.verdict
-        color = {REPRODUCED: "#009E73", CONTRADICTED: "#D55E00", INCONCLUSIVE: "#8A8A8A"}[verdict.outcome]
-        look = 'style="text-align:left;padding:2px 10px 2px 0"'
-        rows = "".join("<tr>" + "".join(f"<td {look}>{html.escape(text)}</td>" for text in row) + "</tr>" for row in self._rows())
-        head = "".join(f"<th {look}>{name}</th>" for name in ("quantity", "ours [interval]", "rule", "verdict"))
-        note = f"<div><b>Caveat:</b> {html.escape(claim.caveat)}</div>" if claim.caveat else ""
-        note += f"<div>{html.escape(claim.note)}</div>" if claim.note else ""
-        return (
-            f'<div style="border-left:6px solid {color};padding:4px 12px;margin:8px 0">'
-            f"<div><b>{html.escape(claim.id)}: {html.escape(verdict.outcome)}</b> ({html.escape(claim.source)})</div>"
-            f"<div><i>{html.escape(claim.statement)}</i></div>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}"
-            f"<div>{html.escape(self._footer())}. Repeat: <code>{html.escape(verdict.command)}</code></div></div>"
-        )
-
-    def __repr__(self) -> str:
-        return self._repr_markdown_()
-
-
-def card(verdict: Verdict) -> Card:
-    """The claim card of a verdict, for the end of a cell: statement, rule, numbers with intervals, runs, verdict, command, caveat, note."""
-    return Card(verdict)
+    return Verdict(claim, outcome, outcomes, shown, profile, notebook, tuple(sorted(set(runs))), dict(dials or {}))
 
 
 def _plain(number: float | None) -> float | str | None:
@@ -273,37 +249,40 @@ def _plain(number: float | None) -> float | str | None:
     return float(f"{number:.8g}") if math.isfinite(number) else str(number)
 
 
-def save(verdicts: Iterable[Verdict]) -> None:
-    """Merge ``verdicts`` into ``<figures_dir>/claims.json`` (claim id -> verdict), dropping ids that the ledger no longer has.
+def save(verdicts: Iterable[Verdict], folder: Path | None = None) -> None:
+    """Merge ``verdicts`` into ``claims.json`` (claim id -> verdict) of ``folder`` (default: that of the figures), dropping ids that the
+    ledger no longer has.
 
     Notebooks may save at the same time: reading and replacing happen under one lock. The same input gives the same bytes.
     """
     from filelock import FileLock
 
-    path = figures_dir() / "claims.json"
+    path = (folder or figures_dir()) / "claims.json"
     guard = cache_dir() / "locks" / f"claims-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.lock"
     guard.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(guard):
-        entries = saved()
+        entries = saved(path.parent)
         for verdict in verdicts:
             entries[verdict.claim.id] = {
                 "verdict": verdict.outcome,
                 "quantities": {
                     quantity: {field: _plain(getattr(estimate, field)) for field in ("value", "low", "high")}
-                    | {"n": estimate.n, "dof": estimate.dof, "verdict": verdict.outcomes[quantity]}
+                    | {"n": estimate.n, "counts": estimate.counts, "dof": estimate.dof}
+                    | ({"of": _plain(estimate.sides[0]), "minus": _plain(estimate.sides[1])} if estimate.sides else {})
+                    | {"verdict": verdict.outcomes[quantity]}
                     for quantity, estimate in verdict.estimates.items()
                 },
                 "profile": verdict.profile,
                 "notebook": verdict.notebook,
                 "runs": list(verdict.runs),
-            }
+            } | ({"dials": dict(verdict.dials)} if verdict.dials else {})
         known = load()
         atomic_json(path, {claim_id: entry for claim_id, entry in entries.items() if claim_id in known})
 
 
-def saved() -> dict[str, dict[str, Any]]:
-    """The verdicts in ``<figures_dir>/claims.json`` (empty when there is none); StoreError when it cannot be read."""
-    path = figures_dir() / "claims.json"
+def saved(folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """The verdicts in ``claims.json`` of ``folder`` (default: that of the figures; empty without one); StoreError when unreadable."""
+    path = (folder or figures_dir()) / "claims.json"
     if not path.exists():
         return {}
     try:

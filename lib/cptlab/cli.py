@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from cptlab import __version__, cli_corpora, cli_laws, paths
 from cptlab.errors import ConfigError, CptlabError, StoreError
+from cptlab.outputs import COMMITTED_PROFILE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cptlab.notebooks import Outcome
-
-COMMITTED_PROFILE = "laptop"  # the one whose figures are committed
+    from cptlab.notebooks import Notebook, Outcome
 
 
 def _cores() -> int:
@@ -53,24 +52,24 @@ def _table(frame: "pd.DataFrame") -> str:
     return frame.to_string(index=False, na_rep="", formatters={k: v for k, v in formats.items() if k in frame})
 
 
-def _choose(args: argparse.Namespace) -> tuple[list, dict[str, dict]]:
-    """The chosen notebooks and the parameters of each, all checked before anything runs."""
-    from cptlab import notebooks, study
+def _choose(args: argparse.Namespace) -> "list[tuple[Notebook, dict[str, Any]]]":
+    """The chosen notebooks with their parameters, a pair each combination of ``--each``, all checked before anything runs."""
+    from cptlab import batch, notebooks, study
 
     books = notebooks.find(args.notebooks)
     if Path(args.profile).suffix in (".yaml", ".yml"):  # a user's own; notebooks run in another folder
         args.profile = str(Path(args.profile).resolve())
     study.load_profile(args.profile)
-    return books, notebooks.assign_parameters(books, args.profile, notebooks.parse_parameters(args.parameter))
+    given = notebooks.parse_parameters(args.parameter)
+    chosen: list[tuple[Notebook, dict[str, Any]]] = []
+    for values in batch.combinations(given, getattr(args, "each", [])):
+        parameters = notebooks.assign_parameters(books, args.profile, values)
+        chosen += [pair for book in books if (pair := (book, parameters[book.name])) not in chosen]
+    return chosen
 
 
-def _executed_dir(profile: str) -> Path:
-    """Where executed copies of notebooks go: ``notebooks/<profile>`` below :func:`cptlab.paths.outputs_dir`."""
-    return paths.outputs_dir() / "notebooks" / Path(profile).stem
-
-
-def _figures_env(args: argparse.Namespace) -> dict[str, str]:
-    """Where this execution puts its runs and figures; paths are absolute, because notebooks run in their own folder."""
+def _environment(args: argparse.Namespace) -> dict[str, str]:
+    """Where executions put their runs; paths are absolute, because notebooks run in their own folder."""
     places = ("CPTLAB_RUNS", "CPTLAB_LOCAL", "CPTLAB_CACHE", "CPTLAB_FIGURES")
     env = {name: str(Path(os.environ[name]).resolve()) for name in places if os.environ.get(name)}
     if args.fresh:
@@ -78,51 +77,53 @@ def _figures_env(args: argparse.Namespace) -> dict[str, str]:
         store.mkdir(parents=True)
         env["CPTLAB_RUNS"] = str(store)
         _say(f"training every run anew in {store}")
-    if args.profile != COMMITTED_PROFILE or args.fresh or args.parameter:
-        env.setdefault("CPTLAB_FIGURES", str(_executed_dir(args.profile) / "figures"))
     workers = {"CPTLAB_WORKERS": str(args.jobs)} if args.jobs else {}  # else the profile's own number
     return env | {"CPTLAB_PROGRESS": "0"} | workers
 
 
 def figures(args: argparse.Namespace) -> int:
     """Run notebooks through Papermill; 1 when one of them fails."""
-    from cptlab import notebooks
+    from cptlab import batch, notebooks
 
     if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"-j {args.jobs}: give the number of processes, 1 or more")
-    books, parameters = _choose(args)
-    env = _figures_env(args)
-    folder = _executed_dir(args.profile)
+    chosen = _choose(args)
+    env = _environment(args)
     cached, training, work = [], [], {}
+    jobs = [batch.job(book, parameters, env) for book, parameters in chosen]
     with notebooks.environment(env):
-        for book in books:
-            job = notebooks.Job(book.path, folder / book.path.name, parameters[book.name], env)
+        for (book, parameters), job in zip(chosen, jobs, strict=True):
             try:
-                found = notebooks.plan(book, job.parameters)
+                found = notebooks.plan(book, parameters)
                 if not found.cached:
                     from cptlab.sweep.scheduler import needed
 
-                    work[job.name] = (found.grid.store, needed(found.grid.store, found.grid.requests))
+                    work[job.output] = (found.grid.store, needed(found.grid.store, found.grid.requests))
                 (cached if found.cached else training).append(job)
-            except Exception:  # it will fail again when executed, and then be reported beside its executed copy
-                training.append(job)
+            except ConfigError as error:
+                if isinstance(error.__cause__, CptlabError):  # a wrong parameter, a claim without a rule: told before anything runs
+                    raise
+                training.append(job)  # it will fail again when executed, and then be reported beside its executed copy
 
     def report(outcome: "Outcome") -> None:
-        _say(f"{outcome.name}  {outcome.seconds:.1f} s  {'failed' if outcome.error else 'ok'}")
+        _say(f"{batch.title(outcome.output)}  {outcome.seconds:.1f} s  {'failed' if outcome.error else 'ok'}")
         if outcome.error:
             _say(f"  {outcome.error}\nexecuted copy: {outcome.output}".replace("\n", "\n  "))
 
     def progress(job: "notebooks.Job") -> None:
-        if job.name in work:
+        if job.output in work:
             from cptlab.sweep.progress import progress_line
 
-            _say(f"{job.name}: {progress_line(*work[job.name])}")
+            _say(f"{job.name}: {progress_line(*work[job.output])}")
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the workers are ended too
     try:
         outcomes = notebooks.execute_all(cached, training, args.jobs or _cores(), report, progress)
     finally:
         signal.signal(signal.SIGTERM, before)
+    if len(jobs) > len({job.source for job in jobs}):
+        for table in batch.overview(jobs):
+            print(table)
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
 
@@ -132,9 +133,9 @@ def plan(args: argparse.Namespace) -> int:
 
     from cptlab import notebooks
 
-    books, parameters = _choose(args)
-    plans = [notebooks.plan(book, parameters[book.name]) for book in books]
-    frames = [found.runs.assign(notebook=book.name) for book, found in zip(books, plans, strict=True)]
+    chosen = _choose(args)
+    plans = [notebooks.plan(book, parameters) for book, parameters in chosen]
+    frames = [found.runs.assign(notebook=book.name) for (book, _), found in zip(chosen, plans, strict=True)]
     runs = pd.concat([frame for frame in frames if not frame.empty] or frames, ignore_index=True)
     first = [name for name in ("notebook", "id", "status") if name in runs]
     last = [name for name in ("tokens", "flops", "minutes") if name in runs]
@@ -258,7 +259,19 @@ def build_parser() -> argparse.ArgumentParser:
             help="smoke, laptop, gpu or paper (default: %(default)s)",
         )
         sub.add_argument(
-            "-p", dest="parameter", action="append", default=[], metavar="KEY=VALUE", help="override a notebook parameter (value in YAML)"
+            "-p",
+            dest="parameter",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="turn a dial, a notebook parameter (YAML)",
+        )
+        sub.add_argument(
+            "--each",
+            action="append",
+            default=[],
+            metavar="KEY=V1,V2",
+            help="one execution for each of these values of a dial (in YAML: near=de,es  seeds=[0],[1]); several --each: every combination",
         )
 
     json_help = "print JSON instead of a table"

@@ -197,7 +197,7 @@ def plan(notebook: Notebook, parameters: dict[str, Any]) -> Plan:
     namespace: dict[str, Any] = {"__name__": notebook.name, "display": lambda *args, **kwargs: None}
     quiet = contextlib.redirect_stdout(io.StringIO())
     folder = contextlib.chdir(paths.notebooks_dir() if paths.notebooks_dir().is_dir() else notebook.path.parent)
-    with folder, quiet, environment({"MPLBACKEND": "Agg"}), warnings.catch_warnings():
+    with folder, quiet, environment({"MPLBACKEND": "Agg", "CPTLAB_PLANNING": "1"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notebook itself shows them
         for cell in notebook.cells[: tagged[-1]]:
             place = f"{notebook.path}, code cell {cell.number}"

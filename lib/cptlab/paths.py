@@ -4,15 +4,21 @@ import os
 from pathlib import Path
 
 
-def root() -> Path:
-    """Top of the repository: ``CPTLAB_ROOT``, else the first folder upwards from here or from this file that holds ``claims.yaml``."""
+def clone() -> Path | None:
+    """Top of the repository: ``CPTLAB_ROOT``, else the first folder upwards from here or from this file that holds ``claims.yaml`` and
+    ``notebooks/``; None where there is none, as for a notebook that was copied out of its clone."""
     if "CPTLAB_ROOT" in os.environ:
         return Path(os.environ["CPTLAB_ROOT"]).resolve()
     for start in (Path.cwd(), Path(__file__).resolve().parent):
         for folder in (start, *start.parents):
             if (folder / "claims.yaml").is_file() and (folder / "notebooks").is_dir():
                 return folder
-    return Path.cwd()
+    return None
+
+
+def root() -> Path:
+    """:func:`clone`, or this folder where there is none."""
+    return clone() or Path.cwd()
 
 
 def cache_dir() -> Path:

@@ -6,7 +6,7 @@ error that names the column: a run that failed has to be left out on purpose, ne
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,32 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from cptlab.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval: ``n`` values behind it, ``dof`` degrees of freedom behind its spread (None: spread taken as known).
-
-    ``value`` is None where the quantity does not exist (a curve that does not cross zero); bounds are NaN where no spread is known.
-    """
-
-    value: float | None
-    low: float
-    high: float
-    n: int
-    dof: int | None = None
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any] | pd.Series) -> "Estimate":
-        """The estimate in one row of ``group_means``."""
-        return cls(float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"]), int(row["dof"]))
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return f"none (n = {self.n})"
-        if math.isnan(self.low) or math.isnan(self.high):
-            return f"{self.value:.4g} (no interval, n = {self.n})"
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n = {self.n})"
+from cptlab.estimate import Estimate as Estimate  # also by this name, for notebooks
 
 
 @dataclass(frozen=True)
@@ -61,7 +36,7 @@ class PowerLaw:
     @property
     def estimate(self) -> Estimate:
         """The exponent as an Estimate, for a claim."""
-        return Estimate(self.exponent, self.exponent_low, self.exponent_high, self.n, max(self.n - 2, 0))
+        return Estimate(self.exponent, self.exponent_low, self.exponent_high, self.n, max(self.n - 2, 0), "points")
 
 
 def _numbers(values: ArrayLike, name: str, positive: bool = False) -> np.ndarray:
@@ -120,7 +95,7 @@ def proportion(successes: int, trials: int, confidence: float = 0.95) -> Estimat
     if not 0 <= successes <= trials or trials < 1:
         raise ConfigError(f"{successes} successes of {trials} trials: give at least one trial and no more successes than trials")
     interval = binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
-    return Estimate(successes / trials, float(interval.low), float(interval.high), int(trials))
+    return Estimate(successes / trials, float(interval.low), float(interval.high), int(trials), counts="trials")
 
 
 def pooled_sd(values: ArrayLike, groups: ArrayLike | pd.DataFrame) -> tuple[float, int]:
@@ -179,31 +154,56 @@ def group_means(
 
 
 def mean_of_groups(
-    frame: pd.DataFrame, value: str, by: str | Sequence[str], confidence: float = 0.95, *, pooled: tuple[float, int] | None = None
+    frame: pd.DataFrame,
+    value: str,
+    by: str | Sequence[str] = (),
+    confidence: float = 0.95,
+    *,
+    pooled: tuple[float, int] | None = None,
+    counts: str | None = None,
 ) -> Estimate:
-    """Average of the group means, each group counting the same: standard error sd * sqrt(sum over groups of 1 / n) / groups."""
+    """Average of the group means, each group counting the same: standard error sd * sqrt(sum over groups of 1 / n) / groups.
+
+    Without ``by`` all rows are one group. Of the ``difference`` of :func:`paired_difference` the estimate tells both sides, and counts
+    pairs; ``counts`` says what the rows of another table are (default: runs).
+    """
+    differences = value == "difference" and {"of", "minus"} <= set(frame.columns)
+    if not _listed(by):
+        frame, by = frame.assign(_all=0), "_all"
     means = group_means(frame, value, by, confidence, pooled=pooled)
     sd, dof = float(means["sd"].iloc[0]), int(means["dof"].iloc[0])
     centre = float(means["mean"].mean())
     half = t_quantile(confidence, dof) * sd * math.sqrt(float((1 / means["n"]).sum())) / len(means)
-    return Estimate(centre, centre - half, centre + half, int(means["n"].sum()), dof)
+    sides = None
+    if differences:
+        sides = tuple(float(frame.groupby(_listed(by), sort=False, dropna=False)[side].mean().mean()) for side in ("of", "minus"))
+    counts = counts or ("pairs" if differences else "runs")
+    return Estimate(centre, centre - half, centre + half, int(means["n"].sum()), dof, counts, sides)
 
 
 def paired_difference(
-    frame: pd.DataFrame, value: str, arm: str, a: Any, b: Any, pair_by: str | Sequence[str], group_by: str | Sequence[str] = ()
+    frame: pd.DataFrame,
+    value: str,
+    arm: str,
+    *,
+    of: Any,
+    minus: Any,
+    pair_by: str | Sequence[str],
+    group_by: str | Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Differences of arm ``b`` minus arm ``a`` of column ``arm``, paired on ``pair_by`` (seed) inside each ``group_by`` (size, ...).
+    """Differences of ``value``: arm ``of`` minus arm ``minus`` of column ``arm``, paired on ``pair_by`` (seed) inside each ``group_by``.
 
-    Returns the columns group_by, pair_by, a, b, difference, in the order of arm ``a``'s rows. Two rows for one pair and arm are an
-    error; a row without its partner is left out with one warning that names the pairs. Where the table has a column ``compute`` (what a
-    run's matrices were multiplied in) and the sides of some pairs differ in it, a warning says so, and the result has a column
-    ``compute``, too: the type, or those of a and b ("bf16, fp32").
+    A loss that an arm lowers has a positive difference when the arm is ``minus``: the gain of continuing is scratch minus continual.
+    Returns the columns group_by (size, ...), pair_by, of, minus, difference, in the order of ``of``'s rows. Two rows for one pair and arm
+    are an error; a row without its partner is left out with one warning that names the pairs. Where the table has a column ``compute``
+    (what a run's matrices were multiplied in) and the sides of some pairs differ in it, a warning says so, and the result has a column
+    ``compute``, too: the type, or those of both sides ("bf16, fp32").
     """
     keys = [*_listed(group_by), *_listed(pair_by)]
     _columns(frame, value, arm, *keys)
     told = ["compute"] if "compute" in frame.columns and "compute" not in (*keys, arm, value) else []
     sides = []
-    for name, label in (("a", a), ("b", b)):
+    for name, label in (("of", of), ("minus", minus)):
         side = frame.loc[frame[arm] == label, [*keys, value, *told]].rename(columns={value: name})
         if side.empty:
             raise ConfigError(f"column {arm!r} has no {label!r}; it has {', '.join(map(str, frame[arm].unique()))}")
@@ -216,14 +216,14 @@ def paired_difference(
     alone = both[both["_merge"] != "both"]
     if len(alone):
         names = "; ".join(str(row) for row in alone[keys].to_dict("records"))
-        warnings.warn(f"left out, without a partner in {a!r} or {b!r}: {names}", stacklevel=2)
+        warnings.warn(f"left out, without a partner in {of!r} or {minus!r}: {names}", stacklevel=2)
     paired = sides[0].merge(sides[1], on=keys, how="inner", sort=False)
-    table = paired[[*keys, "a", "b"]].assign(difference=paired["b"] - paired["a"])
+    table = paired[[*keys, "of", "minus"]].assign(difference=paired["of"] - paired["minus"])
     if told and (differ := paired["compute_x"].astype(str) != paired["compute_y"].astype(str)).any():
         both = paired["compute_x"].astype(str) + ", " + paired["compute_y"].astype(str)
         table["compute"] = paired["compute_x"].where(~differ, both)
         warnings.warn(
-            f"{differ.sum()} of {len(paired)} pairs of {a!r} and {b!r} were computed in different types "
+            f"{differ.sum()} of {len(paired)} pairs of {of!r} and {minus!r} were computed in different types "
             f"({'; '.join(both[differ].unique())}): part of their difference may be rounding; train both with the same execution.compute",
             stacklevel=2,
         )

@@ -1,15 +1,18 @@
 """A notebook's view of the laboratory: its settings in a profile, its corpus, its store, and short ways to describe runs."""
 
+import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cptlab import paths
+from cptlab import claims, dials, outputs, paths
+from cptlab.cards import Card
 from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.corpora.recipe import recipe as corpus_recipe
 from cptlab.errors import ConfigError, require
@@ -18,6 +21,13 @@ from cptlab.runs.shapes import ModelSpec, shape_named
 from cptlab.runs.spec import DataOrder, Optimiser, RunSpec, Schedule, Upstream
 from cptlab.runs.store import Store
 from cptlab.sweep.grid import Grid
+from cptlab.sweep.results import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from cptlab.estimate import Estimate
 
 PROFILE_KEYS = {"description", "store", "execution", "frame", "notebooks"}
 FRAME_KEYS = {"corpus", "context", "batch_tokens", "precision"}
@@ -68,19 +78,33 @@ class Settings(dict):
 
 @dataclass(frozen=True)
 class Study:
-    """One notebook at one profile."""
+    """One notebook at one profile, with the dials that were turned (see :mod:`cptlab.dials`)."""
 
     name: str
     profile: str
     content: dict
+    given: Mapping[str, Any] = field(default_factory=dict)
+    _ended: list[Results] = field(default_factory=list, repr=False, compare=False)
+    _promises: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
-    def settings(self) -> Settings:
-        """The notebook's own section of the profile."""
+    @cached_property
+    def _dialled(self) -> tuple[Settings, dict]:
         sections = self.content["notebooks"]
         if self.name not in sections:
             raise ConfigError(f"profile {self.profile} has no section for notebook {self.name}: it has {', '.join(sections)}")
-        return Settings(sections[self.name], f"profile {self.profile}, notebook {self.name}")
+        where = f"profile {self.profile}, notebook {self.name}"
+        values, turned = dials.apply(self.given, sections[self.name], where)
+        return Settings(values, where), turned
+
+    @property
+    def settings(self) -> Settings:
+        """The notebook's own section of the profile, with the dials in place."""
+        return self._dialled[0]
+
+    @property
+    def dials(self) -> dict[str, Any]:
+        """The dials that were turned: those whose value is not None."""
+        return self._dialled[1]
 
     @cached_property
     def execution(self) -> Execution:
@@ -95,8 +119,13 @@ class Study:
 
     @cached_property
     def corpus(self) -> CorpusRecipe:
-        """The profile's corpus."""
-        return corpus_recipe(self.frame["corpus"])
+        """The profile's corpus; where a dial names a language that it lacks, one of its family that has it, built on demand."""
+        found = corpus_recipe(self.frame["corpus"])
+        if set(self.dials).isdisjoint(dials.LANGUAGES):
+            return found
+        from cptlab.corpora.families import holding
+
+        return holding(found, list(dict.fromkeys(["en", *dials.languages_of(self.settings)])))
 
     @cached_property
     def store(self) -> Store:
@@ -106,9 +135,78 @@ class Study:
         folder = self.content.get("store", "")
         return Store(paths.local_runs_dir() / folder, paths.runs_dir() / folder)
 
-    def grid(self, sets: tuple[str, ...] = ()) -> Grid:
-        """An empty grid; ``sets`` are the evaluation sets of its runs unless a run names others."""
-        return Grid(self.store, self.execution, self.name, sets)
+    def grid(self, sets: tuple[str, ...] = (), decides: Mapping[str, Sequence[str]] | None = None) -> Grid:
+        """An empty grid.
+
+        Args:
+            sets: the evaluation sets of its runs, unless a run names others.
+            decides: the claims that its runs decide, id -> quantities that the notebook will compute.
+
+        Raises:
+            ConfigError: a claim has no rule in ``claims.yaml``, or one that stands on other quantities: known before anything is trained.
+        """
+        promises = {name: (q,) if isinstance(q, str) else tuple(q) for name, q in (decides or {}).items()}
+        claims.check_promises(promises, self.name)
+        self._promises.update(promises)
+        return Grid(self.store, self.execution, self.name, sets, outputs.refuse_outside, self._after)
+
+    def _after(self, results: Results) -> None:
+        self._ended.append(results)
+        if outputs.headless():
+            number = f"-{len(self._ended)}" if len(self._ended) > 1 else ""
+            results.save(outputs.executed_dir(self.profile, self.dials) / f"{self.name}{number}")
+
+    @property
+    def runs(self) -> list[str]:
+        """Ids of the finished runs of the grids that were trained, or served, so far."""
+        return list(dict.fromkeys(run for results in self._ended for run in results.ids))
+
+    def figure(
+        self, fig: "Figure", name: str, data: "pd.DataFrame", caption: str, runs: Sequence[str] | None = None, records: Sequence[str] = ()
+    ) -> None:
+        """Save a figure with the table that it shows, as ``<number of the notebook>_<name>``, and say where if that is not ``figures/``.
+
+        Args:
+            runs: ids of the runs that it shows; default: :attr:`runs`.
+            records: other records that it shows (``Fit.record``, the ``record`` of a corpus).
+
+        Raises:
+            ConfigError: see :func:`cptlab.figures.save`.
+        """
+        from cptlab import figures
+
+        runs = self.runs if runs is None else list(runs)
+        folder = self._folder(runs, records)
+        figures.save(fig, f"{self.prefix}_{name}", data, self.name, self.profile, [*runs, *records], caption, folder)
+
+    def decide(
+        self, claim: str, estimates: "Mapping[str, Estimate]", runs: Sequence[str] | None = None, records: Sequence[str] = ()
+    ) -> Card:
+        """Apply the rule of ``claim`` in ``claims.yaml`` to the estimates (quantity -> Estimate), save the verdict, return its card.
+
+        Raises:
+            ConfigError: the grid did not declare the claim, or an estimate is missing; see :func:`cptlab.claims.decide`.
+        """
+        require(
+            claim in self._promises,
+            f"claim {claim} was not declared before the runs: name it where the grid is made, "
+            f'study.grid(decides={{"{claim}": {json.dumps(list(estimates))}}})',
+        )
+        runs = self.runs if runs is None else list(runs)
+        verdict = claims.decide(claim, estimates, self.profile, self.name, [*runs, *records], self.dials)
+        claims.save([verdict], self._folder(runs, records))
+        return Card(verdict)
+
+    @property
+    def prefix(self) -> str:
+        """What names of the notebook's files begin with: its number, or its name where it has none."""
+        number = self.name.split("_")[0]
+        return number if number.isdigit() else self.name
+
+    def _folder(self, runs: Sequence[str], records: Sequence[str]) -> Path:
+        local = sorted({run for results in self._ended for run in results.local} & set(runs))
+        local += [record for record in records if self.store.committed and not (self.store.committed / f"{record}.json").is_file()]
+        return outputs.folder(self.name, self.profile, self.dials, self.store, local)
 
     def model(self, size: str, **changes) -> ModelSpec:
         """A shape by name at the profile's vocabulary and context."""
@@ -163,6 +261,17 @@ class Study:
         )
 
 
-def open_study(name: str, profile: str = "laptop") -> Study:
-    """The study of notebook ``name`` (its file name without ``.ipynb``) at ``profile``."""
-    return Study(name, profile, load_profile(profile))
+def open_study(name: str, profile: str = "laptop", **given: Any) -> Study:
+    """The study of notebook ``name`` (its file name without ``.ipynb``) at ``profile``.
+
+    Args:
+        given: dials, the parameters of the notebook that take the place of the profile's values; None leaves the profile's.
+
+    Raises:
+        ConfigError: an unknown profile, or a dial whose value is not of its kind; the message names the parameter and the remedy.
+    """
+    outputs.warn_outside()
+    study = Study(name, profile, load_profile(profile), given)
+    if given:
+        _ = study.settings, study.corpus  # a dial that is wrong is told at once
+    return study

@@ -11,6 +11,7 @@ from cptlab.corpora.parts import SourceRef, SplitSpec, TokenizerSpec
 from cptlab.corpora.recipe import (
     CorpusRecipe,
     embedded_names,
+    holding,
     local_recipe,
     recipe,
     recipe_from,
@@ -52,6 +53,7 @@ __all__ = [
     "build_corpus",
     "documents",
     "embedded_names",
+    "holding",
     "is_built",
     "open_corpus",
     "report",

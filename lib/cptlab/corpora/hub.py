@@ -50,6 +50,7 @@ class HubSet:
 _SCRIPT = "it comes with a loading script, which the library datasets refuses from version 4 on: "
 _FINEWEB_2 = {
     "ar": "arb_Arab",
+    "bn": "ben_Beng",
     "cs": "ces_Latn",
     "da": "dan_Latn",
     "de": "deu_Latn",
@@ -57,6 +58,7 @@ _FINEWEB_2 = {
     "es": "spa_Latn",
     "fa": "fas_Arab",
     "fr": "fra_Latn",
+    "hi": "hin_Deva",
     "hu": "hun_Latn",
     "id": "ind_Latn",
     "it": "ita_Latn",
@@ -65,9 +67,13 @@ _FINEWEB_2 = {
     "nl": "nld_Latn",
     "pl": "pol_Latn",
     "pt": "por_Latn",
+    "ro": "ron_Latn",
     "ru": "rus_Cyrl",
     "sv": "swe_Latn",
+    "sw": "swh_Latn",
+    "tl": "fil_Latn",
     "tr": "tur_Latn",
+    "uk": "ukr_Cyrl",
     "vi": "vie_Latn",
     "zh": "cmn_Hani",
 }

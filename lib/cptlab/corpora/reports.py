@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cptlab.corpora.recipe import CorpusRecipe, recipe, recipe_names
+from cptlab.corpora.recipe import CorpusRecipe, is_recipe_name, recipe, recipe_names
 from cptlab.errors import CorpusError
 from cptlab.files import atomic_json
 from cptlab.paths import cache_dir
@@ -58,7 +58,7 @@ def find(wanted: CorpusRecipe | str) -> Path:
     """Folder of a built corpus, by recipe, name or fingerprint."""
     from cptlab.corpora.build import corpus_dir, is_built
 
-    if isinstance(wanted, CorpusRecipe) or wanted in recipe_names():
+    if isinstance(wanted, CorpusRecipe) or is_recipe_name(wanted):
         if is_built(wanted):
             return corpus_dir(recipe(wanted) if isinstance(wanted, str) else wanted)
         name = wanted if isinstance(wanted, str) else wanted.name

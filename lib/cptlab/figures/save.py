@@ -3,10 +3,12 @@
 import hashlib
 import io
 import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import LayoutEngine
 
@@ -19,12 +21,16 @@ FLOAT_FORMAT = "%.8g"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def save(fig: Figure, name: str, data: pd.DataFrame, notebook: str, profile: str, runs: list[str], caption: str) -> None:
-    """Write ``<figures_dir>/<name>.{svg,png,csv,json}``, each file atomically, and return nothing, so that it can end a cell.
+def save(
+    fig: Figure, name: str, data: pd.DataFrame, notebook: str, profile: str, runs: list[str], caption: str, folder: Path | None = None
+) -> None:
+    """Write ``<name>.{svg,png,csv,json}`` to ``folder`` (default: that of the figures), each file atomically; a notebook calls
+    :meth:`cptlab.study.Study.figure`, which knows where.
 
     ``data`` is the plotted table: rows and columns in the order given (a named index becomes columns, another is dropped), floats with
     eight significant digits. The JSON holds name, notebook, profile, caption, sorted run ids, sha256 of the CSV and cptlab's version;
-    no file holds a date. Raises ConfigError for a name that is no plain file name, an empty table or columns that share a name.
+    no file holds a date. Raises ConfigError for a name that is no plain file name, an empty table, columns that share a name, or axes
+    that show no finite number.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"figure name {name!r}: use letters, digits, '_', '-' and '.' only, it becomes a file name")
@@ -36,6 +42,13 @@ def save(fig: Figure, name: str, data: pd.DataFrame, notebook: str, profile: str
         twice = sorted({str(column) for column in table.columns[table.columns.duplicated()]})
         raise ConfigError(f"figure {name!r}: data has columns of the same name: {', '.join(twice)}; rename or drop them")
     csv = table.to_csv(index=False, float_format=FLOAT_FORMAT, lineterminator="\n").encode()
+    for ax in fig.axes:
+        if ax.axison and ax.get_visible() and not _shows_something(ax):
+            title = ax.get_title() or ax.get_xlabel() or ax.get_ylabel() or f"number {fig.axes.index(ax) + 1}"
+            raise ConfigError(
+                f"figure {name!r}: the axes {title!r} show no finite number; check that the table has rows for them (a language, size or "
+                "arm that was not run?), or leave the axes out"
+            )
 
     # Whatever rcParams hold now: text as outlines and a fixed salt make the SVG's bytes a function of what is drawn.
     images = {}
@@ -50,7 +63,7 @@ def save(fig: Figure, name: str, data: pd.DataFrame, notebook: str, profile: str
     finally:
         fig.set_layout_engine(engine)
 
-    folder = figures_dir()
+    folder = folder or figures_dir()
     for kind, content in images.items():
         atomic_write(folder / f"{name}.{kind}", content)
     atomic_write(folder / f"{name}.csv", csv)
@@ -66,6 +79,12 @@ def save(fig: Figure, name: str, data: pd.DataFrame, notebook: str, profile: str
             "cptlab": __version__,
         },
     )
+
+
+def _shows_something(ax: Axes) -> bool:
+    """Whether anything with finite coordinates is drawn; lines over the whole width or height alone are not data."""
+    images = [np.isfinite(np.asarray(image.get_array(), dtype=float)).any() for image in ax.get_images()]
+    return any(images) if images else bool(np.isfinite(ax.dataLim.get_points()).all())
 
 
 def _settle(fig: Figure) -> LayoutEngine | None:

@@ -1,13 +1,14 @@
 """A grid of runs and what came of it: what a notebook plans, trains and plots."""
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 
 import pandas as pd
 
-from cptlab.errors import ConfigError
+from cptlab.errors import ConfigError, require
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import lacking
 from cptlab.runs.request import Prompt, Request
@@ -20,8 +21,18 @@ from cptlab.sweep.scheduler import needed, train
 class Grid:
     """Runs with labels. ``add`` describes them, ``plan`` says what they cost, ``train`` brings them about or serves them from the store."""
 
-    def __init__(self, store: Store, execution: Execution, notebook: str = "", sets: Sequence[str] = ()):
+    def __init__(
+        self,
+        store: Store,
+        execution: Execution,
+        notebook: str = "",
+        sets: Sequence[str] = (),
+        before: "Callable[[Grid], None] | None" = None,
+        after: Callable[[Results], None] | None = None,
+    ):
+        """``before`` is called when something is about to be trained, ``after`` with what came of it."""
         self.store, self.execution, self.notebook, self.sets = store, execution, notebook, tuple(sets)
+        self._before, self._after = before, after
         self._cells: list[tuple[Request, dict]] = []
 
     def __len__(self) -> int:
@@ -93,13 +104,27 @@ class Grid:
         return speeds
 
     def train(self, executor: Executor | None = None) -> Results:
-        """Train what is missing, then return the tables of everything. Failed runs are listed, not raised."""
+        """Train what is missing, then return the tables of everything. Failed runs are listed, not raised.
+
+        Raises:
+            ConfigError: while a notebook is planned, which never trains.
+        """
         from cptlab.sweep.progress import Progress
+
+        require(
+            not os.environ.get("CPTLAB_PLANNING"),
+            "a cell tagged `grid` calls train(): planning never trains. Describe the runs there and train them in a cell of its own",
+        )
+        if self._before and needed(self.store, self.requests):
+            self._before(self)
 
         progress = Progress(self)
         status = train(self.requests, self.store, self.execution, executor, progress.update)
         progress.close()
-        return self.results(status)
+        results = self.results(status)
+        if self._after:
+            self._after(results)
+        return results
 
     def results(self, status: dict[str, str] | None = None) -> Results:
         """Tables of what the store holds now."""

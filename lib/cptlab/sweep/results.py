@@ -1,11 +1,14 @@
 """What came of a grid of runs, as tidy tables."""
 
+import io
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
+from cptlab.files import atomic_write
 from cptlab.runs.evaluation_sets import EvaluationSet
 from cptlab.runs.lacking import lacking
 from cptlab.runs.provenance import warn_drift
@@ -23,6 +26,7 @@ class Results:
     ``runs``: id, status, tokens, flops, parameters, seconds, tokens_per_s, utilisation, epochs, compute (what matrices were multiplied in).
     ``curves``: step, tokens, lr, loss_nats, grad_norm, what else a run's objective tells, compute. ``measurements``: step, tokens, flops,
     set, loss_nats, accuracy, compute. ``samples``: step, prompt, text. ``failures``: the runs that failed or were skipped, with the error.
+    ``local`` are the ids of those that show something trained or measured here, which no committed record holds.
     """
 
     runs: pd.DataFrame
@@ -30,11 +34,25 @@ class Results:
     measurements: pd.DataFrame
     samples: pd.DataFrame
     failures: pd.DataFrame
+    local: tuple[str, ...] = ()
 
     @property
     def ids(self) -> list[str]:
         """Ids of the runs that finished."""
         return self.runs.loc[self.runs["status"] == "done", "id"].tolist()
+
+    def save(self, folder: Path) -> None:
+        """Write each table that has rows as ``<folder>/<table>.parquet``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in TABLES:
+            table, path = getattr(self, name), folder / f"{name}.parquet"
+            path.unlink(missing_ok=True)  # an earlier execution's
+            if len(table):
+                mixed = [column for column in table if table[column].dropna().map(type).nunique() > 1]  # labels may be
+                table = table.assign(**{column: table[column].map(str, na_action="ignore") for column in mixed})
+                buffer = io.BytesIO()
+                table.to_parquet(buffer, index=False)
+                atomic_write(path, buffer.getvalue())
 
     def final(self, name: str) -> pd.DataFrame:
         """Measurements on one evaluation set at each run's last step."""
@@ -42,13 +60,15 @@ class Results:
         return table[table["step"] == table.groupby("id")["step"].transform("max")].reset_index(drop=True)
 
 
+TABLES = ("runs", "curves", "measurements", "samples", "failures")
+
 # Columns of runs that have not finished, too: a table in which all failed has the same ones.
 RUN_COLUMNS = ("seconds", "tokens_per_s", "utilisation", "epochs", "compute")
 
 
 def tables(store: Store, cells: Iterable[tuple[Request, dict]], ended: dict[str, str]) -> Results:
     """Tables of what the store holds now of ``cells`` (requests with their labels); ``ended`` has the statuses of runs just worked on."""
-    runs, curves, measured, samples, failures, records, others = [], [], [], [], [], [], []
+    runs, curves, measured, samples, failures, records, others, local = [], [], [], [], [], [], [], []
     for request, labels in cells:
         run_id, spec = request.id, request.spec
         view = lacking(store, request).view
@@ -64,6 +84,8 @@ def tables(store: Store, cells: Iterable[tuple[Request, dict]], ended: dict[str,
                 size = {name: view.record["summary"]["parameters"][name] for name in ("non_embedding", "total")}
                 row |= size
             records.append(view.record)
+            if view.layer == "local" or any((f / part).exists() for f in view.folders[1:] for part in ("measurements.csv", "samples.json")):
+                local.append(run_id)
             if view.layer == "local" and store.committed is not None and store.views(run_id)[0].layer == "committed":
                 others.append(run_id)
             summary = view.record["summary"]
@@ -91,4 +113,4 @@ def tables(store: Store, cells: Iterable[tuple[Request, dict]], ended: dict[str,
     empty = pd.DataFrame(columns=["id", "step", "tokens", "set", "loss_nats"])
     joined = [pd.concat(table, ignore_index=True) if table else empty for table in (curves, measured)]
     failed = pd.DataFrame(failures, columns=None if failures else ["id", "status", "error"])
-    return Results(pd.DataFrame(runs), *joined, pd.DataFrame(samples), failed)
+    return Results(pd.DataFrame(runs), *joined, pd.DataFrame(samples), failed, tuple(dict.fromkeys(local)))

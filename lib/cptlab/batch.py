@@ -1,0 +1,96 @@
+"""Batches: a notebook executed once for each combination of dials, a folder each, and tables over all of them."""
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cptlab import outputs
+from cptlab.errors import ConfigError
+from cptlab.files import atomic_write
+from cptlab.notebooks import Job, Notebook, parse_parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def combinations(given: dict[str, Any], each: Sequence[str]) -> list[dict[str, Any]]:
+    """Parameters of every execution: ``given`` with each combination of the values in ``each`` (``near=de,es``, ``seeds=[0],[1]``).
+
+    Raises:
+        ConfigError: not of the form key=value,value, one value only, or a key that ``given`` or another ``each`` has, too.
+    """
+    values: dict[str, list] = {}
+    for item in each:
+        key, _, text = item.partition("=")
+        found = parse_parameters([f"{key}=[{text}]"])[key]
+        if not found:
+            raise ConfigError(f"--each {item}: give at least one value, for example --each near=de,es")
+        if key in values or key in given:
+            raise ConfigError(f"--each {item}: {key} is given twice; put all of its values into one --each")
+        values[key] = [parse_parameters([f"{key}={v}"])[key] if isinstance(v, str) else v for v in found]
+    return [given | dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
+
+
+def turned(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The dials among a notebook's parameters that are not left to the profile."""
+    return {name: value for name, value in parameters.items() if name != "profile" and value is not None}
+
+
+def job(book: Notebook, parameters: dict[str, Any], env: dict[str, str]) -> Job:
+    """The execution of a notebook with these parameters: its copy, tables and changed figures go to one folder a combination."""
+    folder = outputs.executed_dir(parameters["profile"], turned(parameters)).resolve()
+    return Job(book.path, folder / book.path.name, parameters, env | {"CPTLAB_EXECUTED": str(folder)})
+
+
+def title(output: Path) -> str:
+    """Notebook and combination, by the folder that its executed copy lies in."""
+    return output.stem + (f" {output.parent.name}" if "=" in output.parent.name else "")
+
+
+def overview(jobs: Iterable[Job]) -> "list[pd.DataFrame]":
+    """Tables over all executions, also written beside their folders: ``<notebook>_verdicts.csv`` with a row a claim and quantity, and
+    ``<notebook>_losses.csv`` with the mean loss at the last step, a row an arm and evaluation set. An execution that failed has no rows.
+    """
+    import pandas as pd
+
+    rows: dict[tuple[str, str], list] = {}
+    folders: dict[str, Path] = {}
+    for one in jobs:
+        dials = {name: value if isinstance(value, str) else json.dumps(value) for name, value in turned(one.parameters).items()}
+        folders[one.name] = one.output.parent.parent if dials else one.output.parent
+        rows.setdefault((one.name, "verdicts"), []).extend(dials | row for row in _verdicts(one))
+        rows.setdefault((one.name, "losses"), []).extend(dials | row for row in _losses(one))
+    tables = []
+    for (name, kind), found in rows.items():
+        if found:
+            table = pd.DataFrame(found)
+            atomic_write(folders[name] / f"{name}_{kind}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+            tables.append(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.4g}") + "\n")
+    return tables
+
+
+def _verdicts(one: Job) -> list[dict]:
+    path = Path(one.env.get("CPTLAB_FIGURES") or one.output.parent / "figures") / "claims.json"
+    if not path.is_file():
+        return []
+    return [
+        {"claim": claim, "verdict": entry["verdict"], "quantity": quantity} | {name: found[name] for name in ("value", "low", "high", "n")}
+        for claim, entry in json.loads(path.read_text(encoding="utf-8")).items()
+        if entry["notebook"] == one.name and entry["profile"] == one.parameters["profile"]
+        for quantity, found in entry["quantities"].items()
+    ]
+
+
+def _losses(one: Job) -> list[dict]:
+    import pandas as pd
+
+    path = one.output.parent / one.name / "measurements.parquet"
+    if not path.is_file():
+        return []
+    table = pd.read_parquet(path)
+    last = table[table["step"] == table.groupby("id")["step"].transform("max")]
+    by = [name for name in ("part", "arm", "language", "size", "set") if name in last]
+    means = last.groupby(by, sort=False, dropna=False)["loss_nats"].agg(["mean", "size"]).reset_index()
+    return means.rename(columns={"mean": "loss_nats", "size": "runs"}).to_dict("records")

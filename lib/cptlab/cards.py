@@ -1,0 +1,82 @@
+"""Claim cards: how a notebook shows a verdict."""
+
+import html
+import re
+
+from cptlab.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Verdict
+
+COLORS = {REPRODUCED: "#009E73", CONTRADICTED: "#D55E00", INCONCLUSIVE: "#8A8A8A"}
+HEADS = ("quantity", "ours [95 % interval]", "from", "rule", "verdict")
+_ARXIV = re.compile(r"arXiv[: ](\d{4}\.\d{4,5})")
+
+
+def linked(text: str) -> str:
+    """Text as HTML in which the number of a work on arXiv is a link to it."""
+    return _ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', html.escape(text))
+
+
+class Card:
+    """A claim card, shown by Jupyter as HTML, elsewhere as Markdown: statement, rule, numbers with intervals, what they count, runs,
+    verdict, command, caveat, note."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Rows of :data:`HEADS`."""
+        verdict = self.verdict
+        return [
+            (
+                f"{test.meaning} ({test.quantity})",
+                verdict.estimates[test.quantity].number,
+                verdict.estimates[test.quantity].count,
+                f"reproduced if {test.reproduced.text}; contradicted if {test.contradicted.text}",
+                verdict.outcomes[test.quantity],
+            )
+            for test in verdict.claim.tests
+        ]
+
+    def _footer(self) -> str:
+        runs = len(self.verdict.runs)
+        dials = "".join(f", {name} = {value}" for name, value in self.verdict.dials.items())
+        return (f"{runs} run{'s' if runs > 1 else ''}, " if runs else "") + f"profile {self.verdict.profile}{dials}"
+
+    def _repr_markdown_(self) -> str:
+        claim = self.verdict.claim
+        cells = [tuple(text.replace("|", "\\|").replace("\n", " ") for text in row) for row in self._rows()]
+        lines = [
+            f"**{claim.id}: {self.verdict.outcome}** ({claim.source})",
+            "",
+            "\n".join(f"> {line}" for line in claim.statement.splitlines()),
+            "",
+            f"| {' | '.join(HEADS)} |",
+            f"|{'---|' * len(HEADS)}",
+            *(f"| {' | '.join(row)} |" for row in cells),
+            "",
+            f"{self._footer()}. Repeat: `{self.verdict.command}`",
+        ]
+        more = [f"**Caveat:** {claim.caveat}"] * bool(claim.caveat) + [claim.note] * bool(claim.note)
+        return "\n".join([*lines, *(line for text in more for line in ("", text))])
+
+    def _repr_html_(self) -> str:
+        claim, verdict = self.verdict.claim, self.verdict
+        look = "text-align:left;vertical-align:top;padding:2px 10px 2px 0"
+        whole = (1, 2, 4)  # columns whose text must not break
+        styles = [f"{look};white-space:nowrap" if place in whole else look for place in range(len(HEADS))]
+        head = "".join(f'<th style="{look}">{name}</th>' for name in HEADS)
+        rows = "".join(
+            "<tr>" + "".join(f'<td style="{style}">{html.escape(text)}</td>' for style, text in zip(styles, row, strict=True)) + "</tr>"
+            for row in self._rows()
+        )
+        note = f"<div><b>Caveat:</b> {html.escape(claim.caveat)}</div>" if claim.caveat else ""
+        note += f"<div>{linked(claim.note)}</div>" if claim.note else ""
+        return (
+            f'<div style="border-left:6px solid {COLORS[verdict.outcome]};padding:4px 12px;margin:8px 0;max-width:1000px">'
+            f"<div><b>{html.escape(claim.id)}: {html.escape(verdict.outcome)}</b> ({linked(claim.source)})</div>"
+            f"<div><i>{linked(claim.statement)}</i></div>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}"
+            f"<div>{html.escape(self._footer())}. Repeat: <code>{html.escape(verdict.command)}</code></div></div>"
+        )
+
+    def __repr__(self) -> str:
+        return self._repr_markdown_()

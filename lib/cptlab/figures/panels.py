@@ -1,0 +1,86 @@
+"""Mechanics that studies share: panels side by side, each with one line an arm, and shares as a table of colours."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cptlab.errors import ConfigError
+from cptlab.figures import style
+
+
+def small_multiples(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    panel: str,
+    line: str,
+    *,
+    colors: Mapping[str, str],
+    titles: Mapping[str, str] | None = None,
+    styles: Mapping[str, str] | None = None,
+    size: tuple[float, float] = (7.2, 3.0),
+    labels: str = "legend",
+    xscale: str = "linear",
+    **line_options,
+) -> Figure:
+    """A row of panels with a shared y axis, one for each value of ``panel``, in each a line for each value of ``line``.
+
+    Args:
+        frame: tidy rows; columns ``low`` and ``high``, where there are any, become bands.
+        colors: value of ``line`` -> a colour or the name of one in :data:`cptlab.figures.style.COLORS`; its order is that of the lines.
+        titles: value of ``panel`` -> title; its order is that of the panels. Default: the values, in order of appearance.
+        styles: value of ``line`` -> line style; default solid.
+        labels: ``ends`` (at the lines), ``legend`` (one, in the last panel) or ``none``.
+
+    Raises:
+        ConfigError: no column of that name, or a line without a colour.
+    """
+    wanted = [x, y, panel, line]
+    if missing := [name for name in wanted if name not in frame]:
+        raise ConfigError(f"small_multiples: no column {missing[0]!r} in the table; it has {', '.join(map(str, frame.columns))}")
+    if bare := [value for value in frame[line].unique() if value not in colors]:
+        raise ConfigError(f"small_multiples: {line} {bare[0]!r} has no colour; colors has {', '.join(map(str, colors))}")
+    style.use()
+    titles = titles or {value: str(value) for value in frame[panel].unique()}
+    fig, axes = plt.subplots(1, len(titles), figsize=size, sharey=True, squeeze=False)
+    for ax, (value, title) in zip(axes[0], titles.items(), strict=True):
+        here = frame[frame[panel] == value]
+        for name, color in colors.items():
+            rows = here[here[line] == name].sort_values(x)
+            if len(rows):
+                lines(ax, rows, x, y, style.COLORS.get(color, color), str(name), ls=(styles or {}).get(name, "-"), **line_options)
+        ax.set(title=title, xscale=xscale)
+        if labels == "ends":
+            style.label_ends(ax)
+        else:
+            ax.set_xlim(right=ax.get_xlim()[1])  # keeps it when something is drawn over the whole width later
+    if labels == "legend":
+        axes[0][-1].legend()
+    return fig
+
+
+def lines(ax: Axes, rows: pd.DataFrame, x: str, y: str, color: str, label: str, **line_options) -> None:
+    """One line with its band, where the rows have ``low`` and ``high``."""
+    nothing = np.full(len(rows), np.nan)
+    style.band(ax, rows[x], rows[y], rows.get("low", nothing), rows.get("high", nothing), color, label, **line_options)
+
+
+def heatmap(ax: Axes, shares: pd.DataFrame, texts: pd.DataFrame | None = None, cmap: str = "Blues") -> None:
+    """Shares (0 to 1) as a table of colours with their per cent written in; NaN and 0 stay empty.
+
+    Args:
+        texts: what is written, of the same shape; default: per cent, ``<1`` where it rounds to nothing.
+    """
+    import seaborn
+
+    if texts is None:
+        texts = shares.map(lambda v: "" if not v > 0 else f"{100 * v:.0f}" if v >= 0.01 else "<1")
+    options = {"vmin": 0, "vmax": 1, "cbar": False, "fmt": "", "annot_kws": {"fontsize": 7}}
+    seaborn.heatmap(shares, ax=ax, annot=texts, cmap=cmap, **options)
+    ax.grid(False)
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(length=0)
