@@ -97,7 +97,7 @@ def test_filter_hides_a_run_in_jupyterlab(clone, stripped, tmp_path, monkeypatch
     assert call(folder, "git", "show", "--format=", "--name-only") == call(folder, "git", "status", "--porcelain", "-uno") == ""
     assert (folder / FIRST).read_bytes() == saved  # what one has computed stays
 
-    (folder / FIRST).write_bytes(saved.replace(b'target = \\"fr\\"', b'target = \\"zh\\"'))
+    (folder / FIRST).write_bytes(saved.replace(b'profile = \\"laptop\\"', b'profile = \\"smoke\\"'))
     changed = [line for line in call(folder, "git", "diff", "-U0").splitlines() if line[0] in "+-" and line[:3] not in ("+++", "---")]
     assert [line.strip("+- ") for line in changed] == [r'"target = \"fr\""', r'"target = \"zh\""']
     (folder / FIRST).write_bytes(saved)

@@ -26,4 +26,4 @@ def test_study_runs_at_smoke(tmp_path):
 def test_study_can_be_planned(profile):
     [book] = notebooks.find([NAME])
     runs = notebooks.plan(book, {"profile": profile}).runs
-    assert {"scratch", "continual"} <= set(runs["arm"]) and (runs["tokens"] > 0).all()
+    assert len(runs) > 1 and (runs["flops"] > 0).all()
