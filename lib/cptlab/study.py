@@ -13,9 +13,9 @@ import yaml
 
 from cptlab import claims, dials, outputs, paths
 from cptlab.cards import Card
-from cptlab.corpora.recipe import CorpusRecipe
+from cptlab.corpora.recipe import CorpusRecipe, holding
 from cptlab.corpora.recipe import recipe as corpus_recipe
-from cptlab.errors import ConfigError, require
+from cptlab.errors import ConfigError, CorpusError, require
 from cptlab.runs.execution import Execution
 from cptlab.runs.shapes import ModelSpec, shape_named
 from cptlab.runs.spec import DataOrder, Optimiser, RunSpec, Schedule, Upstream
@@ -123,9 +123,11 @@ class Study:
         found = corpus_recipe(self.frame["corpus"])
         if set(self.dials).isdisjoint(dials.LANGUAGES):
             return found
-        from cptlab.corpora.families import holding
-
-        return holding(found, list(dict.fromkeys(["en", *dials.languages_of(self.settings)])))
+        try:
+            return holding(found, list(dict.fromkeys(["en", *dials.languages_of(self.settings)])))
+        except CorpusError as error:
+            turned = ", ".join(f"{name} = {value!r}" for name, value in self.dials.items() if name in dials.LANGUAGES)
+            raise ConfigError(f"parameter {turned}: {error}") from None
 
     @cached_property
     def store(self) -> Store:

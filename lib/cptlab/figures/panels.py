@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from cptlab.errors import ConfigError
 from cptlab.figures import style
@@ -54,6 +55,8 @@ def small_multiples(
             if len(rows):
                 lines(ax, rows, x, y, style.COLORS.get(color, color), str(name), ls=(styles or {}).get(name, "-"), **line_options)
         ax.set(title=title, xscale=xscale)
+        if xscale == "linear" and len(here) and here[x].abs().max() >= 1e5:
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 3M
         if labels == "ends":
             style.label_ends(ax)
         else:
