@@ -84,7 +84,7 @@ class Study:
     def corpus(self) -> CorpusRecipe:
         """The profile's corpus; where a dial names a language that it lacks, one of its family that has it, built on demand."""
         found = corpus_recipe(self.frame["corpus"])
-        if set(self.dials).isdisjoint(dials.LANGUAGES):
+        if not any(self.given.get(name) for name in dials.LANGUAGES):
             return found
         try:
             return holding(found, list(dict.fromkeys(["en", *dials.languages_of(self.settings)])))

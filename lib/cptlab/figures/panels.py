@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -45,6 +44,8 @@ def small_multiples(
         raise ConfigError(f"small_multiples: no column {missing[0]!r} in the table; it has {', '.join(map(str, frame.columns))}")
     if bare := [value for value in frame[line].unique() if value not in colors]:
         raise ConfigError(f"small_multiples: {line} {bare[0]!r} has no colour; colors has {', '.join(map(str, colors))}")
+    import matplotlib.pyplot as plt  # slow to import, and no kernel without a figure needs it
+
     style.use()
     titles = titles or {value: str(value) for value in frame[panel].unique()}
     fig, axes = plt.subplots(1, len(titles), figsize=size, sharey=True, squeeze=False)
