@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from cptlab import claims
+from cptlab.cards import Card
 from cptlab.errors import ConfigError, StoreError
 from cptlab.statistics import Estimate
 
@@ -56,7 +58,7 @@ def test_load_keeps_order_and_parses_rules():
     assert list(loaded) == ["C1.4", "C1.1"]
     assert loaded["C1.4"].tests[1].reproduced.alternatives == ((("value", ">", 1e5), ("high", "<", 1e6)), (("value", "<", -1.0),))
     assert (loaded["C1.1"].note, loaded["C1.1"].caveat) == ("", "") and loaded["C1.4"].caveat == "The baseline was <badly> tuned."
-    assert "Caveat" not in repr(claims.card(claims.decide("C1.1", {"exponent": SAVED}, "laptop", "02_cpt_loss_curves")))
+    assert "Caveat" not in repr(Card(claims.decide("C1.1", {"exponent": SAVED}, "laptop", "02_cpt_loss_curves")))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_missing_and_broken_files(ledger):
 
 def test_verdicts():
     assert decide().outcome == "reproduced"
-    wide = decide(savings=Estimate(0.3, 0.1, 0.5, 3, 2))
+    wide = decide(savings=Estimate(0.3, 0.1, 0.5, 3, 2, "pairs"))
     assert wide.outcome == "inconclusive" and wide.outcomes == {"savings": "inconclusive", "crossing": "reproduced"}
     assert decide(savings=Estimate(0.1, 0.0, 0.2, 3, 2)).outcome == "contradicted at this scale"
     assert decide(crossing=Estimate(None, math.nan, math.nan, 5)).outcome == "inconclusive"
@@ -146,12 +148,13 @@ def test_decide_refuses_what_does_not_fit():
 
 
 def test_card_shows_everything_and_escapes():
-    shown = claims.card(decide(savings=Estimate(0.3, 0.1, 0.5, 3, 2)))
+    shown = Card(decide(savings=Estimate(0.3, 0.1, 0.5, 3, 2, "pairs")))
     parts = [
         "C1.4",
         "inconclusive",
         "saves 25-50 %",
-        "0.3 [0.1, 0.5] (n = 3)",
+        "0.300 [0.100, 0.500]",
+        "3 pairs",
         "2 runs",
         "cptlab figures 02",
         "profile laptop",
@@ -169,12 +172,42 @@ def test_card_shows_everything_and_escapes():
     assert decide(profile="smoke").command == "cptlab figures 02 --profile smoke"
 
 
+def test_card_links_works_and_keeps_intervals_whole():
+    shown = Card(decide(savings=Estimate(0.3, 0.1, 0.5, 3, 2, "pairs", (3.14, 2.84))))._repr_html_()
+    assert '<a href="https://arxiv.org/abs/2407.02118">arXiv 2407.02118</a>' in shown
+    assert re.search(r'white-space:nowrap">0.300 \[0.100, 0.500\] = 3.140 − 2.840</td>', shown)
+    turned = claims.decide("C1.1", {"exponent": SAVED}, "smoke", "02_cpt_loss_curves", (), {"near": "de", "seeds": [0, 1]})
+    assert turned.command == "cptlab figures 02 --profile smoke -p near=de -p 'seeds=[0, 1]'"
+    assert "profile smoke, near = de, seeds = [0, 1]" in repr(Card(turned))
+
+
+def test_promises_are_held_against_the_rules_before_the_runs():
+    name = "02_cpt_loss_curves"
+    claims.check_promises({"C1.4": ["savings", "crossing"], "C1.1": "exponent"}, name)
+    with pytest.raises(ConfigError, match="no claim 'C9' in claims.yaml.*write its rule there before the runs"):
+        claims.check_promises({"C9": ["x"]}, name)
+    with pytest.raises(ConfigError, match="C1.4: its rule in claims.yaml needs crossing, which 02_cpt_loss_curves does not promise"):
+        claims.check_promises({"C1.4": ["savings"]}, name)
+    with pytest.raises(ConfigError, match="C1.1: 02_cpt_loss_curves promises gain, on which no rule"):
+        claims.check_promises({"C1.1": ["exponent", "gain"]}, name)
+    with pytest.raises(ConfigError, match="decided in notebook '02_cpt_loss_curves'"):
+        claims.check_promises({"C1.1": ["exponent"]}, "03_other")
+
+
 def test_save_merges_and_repeats_to_the_byte(tmp_path):
     path = tmp_path / "figures" / "claims.json"
     assert claims.saved() == {}
     claims.save([decide(crossing=Estimate(None, math.nan, math.inf, 5))])
     entry = json.loads(path.read_text())["C1.4"]
-    assert entry["quantities"]["crossing"] == {"value": None, "low": None, "high": "inf", "n": 5, "dof": None, "verdict": "inconclusive"}
+    assert entry["quantities"]["crossing"] == {
+        "value": None,
+        "low": None,
+        "high": "inf",
+        "n": 5,
+        "counts": "values",
+        "dof": None,
+        "verdict": "inconclusive",
+    }
     assert entry["quantities"]["savings"]["low"] == 0.3 and entry["runs"] == ["a", "b"]
     assert set(entry) == {"verdict", "quantities", "profile", "notebook", "runs"}  # neither note nor caveat: they may change alone
     assert (entry["verdict"], entry["profile"], entry["notebook"]) == ("inconclusive", "laptop", "02_cpt_loss_curves")

@@ -125,7 +125,9 @@ def test_figures_of_the_committed_profile(books, executed, capsys):
     assert (cached.name, training.name, executed.workers) == ("00_first", "02_second", 3)
     assert cached.parameters == {"profile": "laptop"}
     assert cached.output == books / "runs" / "notebooks" / "laptop" / "00_first.ipynb"
-    assert cached.env == {"CPTLAB_PROGRESS": "0", "CPTLAB_WORKERS": "3"}  # so figures/ and runs/ are the repository's own
+    executed_copies = str(books / "runs" / "notebooks" / "laptop")
+    # figures/ and runs/ are the repository's own
+    assert cached.env == {"CPTLAB_PROGRESS": "0", "CPTLAB_WORKERS": "3", "CPTLAB_EXECUTED": executed_copies}
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["02_second: store 2", "00_first  1.2 s  ok", "02_second  1.2 s  ok"]
@@ -136,7 +138,9 @@ def test_other_figures_do_not_touch_the_committed_ones(books, executed, words):
     assert cli.main(["figures", "00", *words]) == 0
     [job] = executed.cached
     profile = "smoke" if "smoke" in words else "laptop"
-    assert job.env["CPTLAB_FIGURES"] == str(books / "runs" / "notebooks" / profile / "figures")
+    folder = books / "runs" / "notebooks" / profile / ("seeds=3" if "-p" in words else "")
+    assert job.env["CPTLAB_EXECUTED"] == str(folder) and job.output == folder / "00_first.ipynb"
+    assert "CPTLAB_FIGURES" not in job.env  # the library decides: tests/test_outputs.py
     assert job.parameters == {"profile": profile} | ({"seeds": [3]} if "-p" in words else {})
     if "--fresh" in words:
         store = Path(job.env["CPTLAB_RUNS"])

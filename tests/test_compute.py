@@ -286,7 +286,7 @@ def test_tables_tell_the_type(recipe, store):
     with pytest.raises(ConfigError, match=r"\['compute'\] are names of result columns"):
         grid.add(base, compute="bf16")
     with pytest.warns(UserWarning, match="computed in different types"):
-        paired_difference(results.measurements.assign(seed=0), "loss_nats", "arm", "bf16", "fp32", "seed")
+        paired_difference(results.measurements.assign(seed=0), "loss_nats", "arm", of="bf16", minus="fp32", pair_by="seed")
 
 
 def test_a_comparison_across_types_is_flagged():
@@ -297,18 +297,18 @@ def test_a_comparison_across_types_is_flagged():
     plain = frame.drop(columns="compute")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        alike = paired_difference(frame, "loss", "arm", "a", "b", "seed")
-        assert alike.equals(paired_difference(plain, "loss", "arm", "a", "b", "seed"))
-        paired_difference(frame, "loss", "arm", "a", "b", ["seed", "compute"])
+        alike = paired_difference(frame, "loss", "arm", of="a", minus="b", pair_by="seed")
+        assert alike.equals(paired_difference(plain, "loss", "arm", of="a", minus="b", pair_by="seed"))
+        paired_difference(frame, "loss", "arm", of="a", minus="b", pair_by=["seed", "compute"])
     frame.loc[3, "compute"] = "fp32"  # arm b, seed 0
     with pytest.warns(
         UserWarning, match=r"1 of 3 pairs of 'a' and 'b' were computed in different types \(bf16, fp32\).*execution\.compute"
     ):
-        mixed = paired_difference(frame, "loss", "arm", "a", "b", "seed")
-    assert list(mixed.columns) == ["seed", "a", "b", "difference", "compute"]
+        mixed = paired_difference(frame, "loss", "arm", of="a", minus="b", pair_by="seed")
+    assert list(mixed.columns) == ["seed", "of", "minus", "difference", "compute"]
     assert mixed["compute"].tolist() == ["bf16, fp32", "fp32", "bf16"]
     assert np.allclose(mixed["difference"], 0)
     by_type = frame.assign(compute=np.repeat(["bf16", "fp32"], 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # compared on purpose
-        assert "compute" not in paired_difference(by_type, "loss", "compute", "bf16", "fp32", "seed")
+        assert "compute" not in paired_difference(by_type, "loss", "compute", of="bf16", minus="fp32", pair_by="seed")

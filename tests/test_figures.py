@@ -77,12 +77,47 @@ def test_panels_and_colour_bars_settle_too(places):
     fig = Figure()
     axes = fig.subplots(1, 2)
     fig.colorbar(axes[0].imshow([[1, 2], [3, 4]]), ax=axes)
+    axes[1].plot([1e12, 1e13], [3, 2])
     axes[1].set(xscale="log", xlabel="flops", title="a title")
     saved = []
     for _ in range(2):
         figures.save(fig, "panels", pd.DataFrame({"a": [1]}), "02", "laptop", [], "")
         saved.append((places / "panels.svg").read_bytes())
     assert saved[0] == saved[1]
+
+
+@pytest.mark.parametrize("empty", ["nothing", "nan", "level", "image"])
+def test_axes_without_a_finite_number_are_refused(places, empty):
+    fig = Figure()
+    left, right = fig.subplots(1, 2)
+    left.plot([1, 2], [3, 4])
+    right.set(title="Loss on Franch")
+    if empty == "nan":
+        right.plot([1, 2], [np.nan, np.nan])
+    elif empty == "level":
+        right.axhline(1)
+    elif empty == "image":
+        right.imshow([[np.nan, np.nan]])
+    with pytest.raises(ConfigError, match="figure 'a': the axes 'Loss on Franch' show no finite number"):
+        figures.save(fig, "a", pd.DataFrame({"a": [1]}), "02", "laptop", [], "")
+    assert not list(places.glob("*"))
+    right.set_axis_off()  # room for a legend
+    figures.save(fig, "a", pd.DataFrame({"a": [1]}), "02", "laptop", [], "")
+
+
+def test_small_multiples_draw_a_line_an_arm_in_each_panel():
+    rows = [(arm, lang, x, x + (arm == "b"), 0, 9) for arm in "ab" for lang in ("fr", "zh") for x in (1, 2, 3)]
+    table = pd.DataFrame(rows, columns=["arm", "language", "tokens", "loss", "low", "high"])
+    options = {"panel": "language", "line": "arm", "colors": {"a": "blue", "b": "#111111"}}
+    fig = figures.small_multiples(table, "tokens", "loss", **options, titles={"zh": "Chinese", "fr": "French"}, labels="ends")
+    assert [ax.get_title("left") for ax in fig.axes] == ["Chinese", "French"]
+    for ax in fig.axes:
+        assert [(line.get_color(), line.get_ydata().tolist()) for line in ax.lines] == [("#0072B2", [1, 2, 3]), ("#111111", [2, 3, 4])]
+        assert len(ax.collections) == 2 and {text.get_text() for text in ax.texts} == {"a", "b"}
+    with pytest.raises(ConfigError, match="arm 'b' has no colour"):
+        figures.small_multiples(table, "tokens", "loss", **options | {"colors": {"a": "blue"}})
+    with pytest.raises(ConfigError, match="no column 'flops'"):
+        figures.small_multiples(table, "flops", "loss", **options)
 
 
 def test_named_index_is_kept_and_another_dropped(places):

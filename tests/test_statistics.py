@@ -99,7 +99,7 @@ def test_mean_of_groups_by_hand(seeds):
     half = stats.t.ppf(0.975, 3) * math.sqrt(4 / 3) * math.sqrt(1 / 3 + 1 / 2 + 1) / 3
     assert (estimate.low, estimate.high) == (pytest.approx(4 - half), pytest.approx(4 + half))
     assert (estimate.n, estimate.dof) == (6, 3)
-    assert str(estimate).startswith("4 [") and str(estimate).endswith("(n = 6)")
+    assert str(estimate) == f"4.00 [{4 - half:.2f}, {4 + half:.2f}] (6 runs)"
 
 
 def test_missing_values_are_errors_that_name_the_column(seeds):
@@ -114,17 +114,23 @@ def test_paired_difference_pairs_by_seed_and_group():
     rows = [("scratch", 1, 0, 3.0), ("continual", 1, 0, 2.5), ("scratch", 1, 1, 3.2), ("continual", 1, 1, 2.9), ("continual", 2, 0, 1.0)]
     frame = pd.DataFrame(rows, columns=["arm", "size", "seed", "loss"])
     with pytest.warns(UserWarning, match="'size': 2, 'seed': 0") as caught:
-        table = paired_difference(frame, "loss", "arm", "scratch", "continual", "seed", "size")
+        table = paired_difference(frame, "loss", "arm", of="scratch", minus="continual", pair_by="seed", group_by="size")
     assert len(caught) == 1
     assert table[["size", "seed"]].to_numpy().tolist() == [[1, 0], [1, 1]]
-    assert table["difference"].to_list() == pytest.approx([-0.5, -0.3])
+    assert table["difference"].to_list() == pytest.approx([0.5, 0.3])  # scratch minus continual, as the words say
+    gain = mean_of_groups(table, "difference")
+    assert gain.sides == (pytest.approx(3.1), pytest.approx(2.7)) and gain.value == pytest.approx(0.4)
+    assert str(gain).startswith("0.40 [-") and str(gain).endswith("= 3.10 − 2.70 (2 pairs)")
+    assert mean_of_groups(frame, "loss", "arm").counts == "runs" and mean_of_groups(frame, "loss", "arm").sides is None
+    with pytest.raises(TypeError):
+        paired_difference(frame, "loss", "arm", "scratch", "continual", "seed")  # which is subtracted from which has to be said
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        paired_difference(frame[frame["size"] == 1], "loss", "arm", "scratch", "continual", "seed", "size")
+        paired_difference(frame[frame["size"] == 1], "loss", "arm", of="scratch", minus="continual", pair_by="seed", group_by="size")
     with pytest.raises(ConfigError, match="several rows"):
-        paired_difference(pd.concat([frame, frame]), "loss", "arm", "scratch", "continual", "seed", "size")
+        paired_difference(pd.concat([frame, frame]), "loss", "arm", of="scratch", minus="continual", pair_by="seed", group_by="size")
     with pytest.raises(ConfigError, match="no 'replay'; it has scratch, continual"):
-        paired_difference(frame, "loss", "arm", "scratch", "replay", "seed", "size")
+        paired_difference(frame, "loss", "arm", of="scratch", minus="replay", pair_by="seed", group_by="size")
 
 
 def test_power_law_recovers_an_exact_one_and_its_interval_is_linregress():
@@ -178,7 +184,7 @@ def test_zero_crossing_that_noise_can_move_out_of_range_has_open_bounds():
 def test_no_crossing_has_no_value():
     result = zero_crossing([1, 10, 100], [0.1, -0.2, 0.3], 0.1, dof=4)
     assert result.value is None and math.isnan(result.low)
-    assert str(result) == "none (n = 3)"
+    assert str(result) == "none (3 values)"
     with pytest.raises(ConfigError, match="average over seeds"):
         zero_crossing([1, 1], [0.1, -0.2], 0.1)
 

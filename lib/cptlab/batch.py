@@ -67,7 +67,7 @@ def overview(jobs: Iterable[Job]) -> "list[pd.DataFrame]":
         if found:
             table = pd.DataFrame(found)
             atomic_write(folders[name] / f"{name}_{kind}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-            tables.append(table.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.4g}") + "\n")
+            tables.append(table)
     return tables
 
 

@@ -127,7 +127,7 @@ def check_promises(promises: Mapping[str, Iterable[str]], notebook: str) -> None
         ConfigError: an id without a rule or of another notebook; a quantity that a rule needs and the notebook does not promise, or
             the other way round.
     """
-    ledger = load()
+    ledger = load() if promises else {}
     for claim_id, quantities in promises.items():
         claim = _of(ledger, claim_id, notebook)
         wanted, promised = {test.quantity for test in claim.tests}, set([quantities] if isinstance(quantities, str) else quantities)

@@ -123,7 +123,7 @@ def figures(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, before)
     if len(jobs) > len({job.source for job in jobs}):
         for table in batch.overview(jobs):
-            print(table)
+            print(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"), end="\n\n")
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
 

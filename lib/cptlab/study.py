@@ -5,17 +5,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from cptlab import claims, dials, outputs, paths
 from cptlab.cards import Card
-from cptlab.corpora.recipe import CorpusRecipe
+from cptlab.corpora.recipe import CorpusRecipe, holding
 from cptlab.corpora.recipe import recipe as corpus_recipe
-from cptlab.errors import ConfigError, require
+from cptlab.errors import ConfigError, CorpusError, require
+from cptlab.profiles import load_profile, profile_names  # noqa: F401  profile_names for those who look here for it
 from cptlab.runs.execution import Execution
 from cptlab.runs.shapes import ModelSpec, shape_named
 from cptlab.runs.spec import DataOrder, Optimiser, RunSpec, Schedule, Upstream
@@ -28,41 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cptlab.estimate import Estimate
-
-PROFILE_KEYS = {"description", "store", "execution", "frame", "notebooks"}
-FRAME_KEYS = {"corpus", "context", "batch_tokens", "precision"}
-
-
-def profile_names() -> list[str]:
-    """The profiles that come with the package."""
-    return sorted(path.name.removesuffix(".yaml") for path in resources.files("cptlab.profiles").iterdir() if path.name.endswith(".yaml"))
-
-
-def load_profile(name: str) -> dict:
-    """A profile by name, or a user's own YAML file by path.
-
-    Raises:
-        ConfigError: unknown name (lists the valid ones), not YAML, or an unknown section.
-    """
-    own = Path(name)
-    if own.suffix in (".yaml", ".yml"):
-        if not own.is_file():
-            raise ConfigError(f"profile file {name} does not exist")
-        text = own.read_text(encoding="utf-8")
-    elif name in profile_names():
-        text = resources.files("cptlab.profiles").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise ConfigError(f"profile {name!r} is unknown: use one of {', '.join(profile_names())}, or the path of a YAML file")
-    try:
-        profile = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"profile {name} is not valid YAML: {error}") from None
-    if not isinstance(profile, dict) or set(profile) - PROFILE_KEYS or not {"execution", "frame", "notebooks"} <= set(profile):
-        found = sorted(map(str, profile)) if isinstance(profile, dict) else None
-        raise ConfigError(f"profile {name} has the sections {found}: expected {sorted(PROFILE_KEYS)}")
-    if set(profile["frame"]) != FRAME_KEYS:
-        raise ConfigError(f"profile {name}: frame has {sorted(profile['frame'])}, expected {sorted(FRAME_KEYS)}")
-    return profile
 
 
 class Settings(dict):
@@ -121,11 +84,13 @@ class Study:
     def corpus(self) -> CorpusRecipe:
         """The profile's corpus; where a dial names a language that it lacks, one of its family that has it, built on demand."""
         found = corpus_recipe(self.frame["corpus"])
-        if set(self.dials).isdisjoint(dials.LANGUAGES):
+        if not any(self.given.get(name) for name in dials.LANGUAGES):
             return found
-        from cptlab.corpora.families import holding
-
-        return holding(found, list(dict.fromkeys(["en", *dials.languages_of(self.settings)])))
+        try:
+            return holding(found, list(dict.fromkeys(["en", *dials.languages_of(self.settings)])))
+        except CorpusError as error:
+            turned = ", ".join(f"{name} = {value!r}" for name, value in self.dials.items() if name in dials.LANGUAGES)
+            raise ConfigError(f"parameter {turned}: {error}") from None
 
     @cached_property
     def store(self) -> Store:

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from cptlab.errors import ConfigError
 from cptlab.figures import style
@@ -44,6 +44,8 @@ def small_multiples(
         raise ConfigError(f"small_multiples: no column {missing[0]!r} in the table; it has {', '.join(map(str, frame.columns))}")
     if bare := [value for value in frame[line].unique() if value not in colors]:
         raise ConfigError(f"small_multiples: {line} {bare[0]!r} has no colour; colors has {', '.join(map(str, colors))}")
+    import matplotlib.pyplot as plt  # slow to import, and no kernel without a figure needs it
+
     style.use()
     titles = titles or {value: str(value) for value in frame[panel].unique()}
     fig, axes = plt.subplots(1, len(titles), figsize=size, sharey=True, squeeze=False)
@@ -54,6 +56,8 @@ def small_multiples(
             if len(rows):
                 lines(ax, rows, x, y, style.COLORS.get(color, color), str(name), ls=(styles or {}).get(name, "-"), **line_options)
         ax.set(title=title, xscale=xscale)
+        if xscale == "linear" and len(here) and here[x].abs().max() >= 1e5:
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 3M
         if labels == "ends":
             style.label_ends(ax)
         else:
