@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from cptlab.errors import StoreError, TrainingError
 from cptlab.runs import promote as promotion
 from cptlab.runs.lacking import lacking
-from cptlab.runs.promote import promote
+from cptlab.runs.promote import promote, upstreams_first
 from cptlab.runs.request import Prompt, Request
 from cptlab.runs.spec import Optimiser
 from cptlab.runs.store import Store, StoreWarning
@@ -309,6 +309,15 @@ def test_promote_moves_a_run_and_then_its_additions(layered, base):
     assert len(pd.read_csv(layered.committed / arm.id / "measurements.csv")) == 2
     with pytest.raises(StoreError, match="committed layer"):
         promote(Store(layered.root), arm.id)
+
+
+def test_promote_takes_upstreams_first(layered, base):
+    other = tiny.spec(base.corpus, 6, precision="bf16", seed=5)
+    arm = tiny.target(other, 4)
+    for run in (other, arm):
+        tiny.trained(layered, run)
+    assert upstreams_first(layered, [arm.id, "laws/x", other.id, arm.id]) == [other.id, arm.id, "laws/x"]
+    assert upstreams_first(layered, ["0123456789abcdef", arm.id]) == ["0123456789abcdef", arm.id]
 
 
 def _break_identity(record):

@@ -198,10 +198,11 @@ def status(args: argparse.Namespace) -> int:
 def promote(args: argparse.Namespace) -> int:
     """Move finished local records into the committed layer."""
     from cptlab.runs.promote import promote as move
+    from cptlab.runs.promote import upstreams_first
     from cptlab.study import open_study
 
     store = open_study("", args.profile).store
-    for name in args.names:
+    for name in upstreams_first(store, args.names):
         for line in move(store, name, args.weights):
             print(line)
     return 0

@@ -76,11 +76,12 @@ def _with_section(path: Path, name: str, template: str) -> str | None:
     require(MODEL in sections, f"{path} has no section for {MODEL}, which a new section is modelled on: add one")
     require(name not in sections, f"{path} has a section {name} already: remove it, or choose another name")
     model = sections[MODEL]
-    values = {key: model[key] for key in ("size", "base_tokens", "target_tokens")}
-    values |= {"base_lr": model["lr"]["base"], "target_lr": model["lr"]["target"], "seeds": SMOKE_SEEDS if path.stem == "smoke" else SEEDS}
-    section = Template(template).substitute(
-        {key: yaml.safe_dump(value, default_flow_style=True).split("\n")[0] for key, value in values.items()}
-    )
+    values = {key: model[key] for key in ("size", "base_tokens", "target_tokens")} | {
+        "seeds": SMOKE_SEEDS if path.stem == "smoke" else SEEDS
+    }
+    # As YAML writes them: 1.0e-05, where Python's 1e-05 would be text.
+    values |= {f"{arm}_lr": yaml.safe_dump(model["lr"][arm]).split("\n")[0] for arm in ("base", "target")}
+    section = Template(template).substitute(values)
     longer = f"{text.rstrip()}\n{section}"
     fits = _parses_to(longer, profile | {"notebooks": sections | yaml.safe_load(section)})
     require(fits, f"{path}: no section can be added at its end; make notebooks its last part, indented by two spaces")

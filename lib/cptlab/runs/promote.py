@@ -1,6 +1,7 @@
 """Moving what was trained or computed here into the committed layer: on purpose, and after a check."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from cptlab.errors import StoreError
@@ -30,6 +31,26 @@ def promote(store: Store, name: str, weights: bool = False) -> list[str]:
     if store.committed is None:
         raise StoreError(f"{store.root} has no committed layer below it: unset CPTLAB_RUNS")
     return _computed(store, name) if "/" in name else _run(store, name, weights)
+
+
+def upstreams_first(store: Store, names: Iterable[str]) -> list[str]:
+    """The names, each once, with a run after those among them that it starts from."""
+    names, ordered = list(dict.fromkeys(names)), []
+
+    def place(name: str) -> None:
+        try:
+            upstreams = {} if "/" in name else store.record(name)["identity"]["upstreams"]
+        except StoreError:  # to promote it says what is wrong
+            upstreams = {}
+        for upstream in upstreams.values():
+            if upstream.get("run") in names and upstream["run"] not in ordered:
+                place(upstream["run"])
+        ordered.append(name)
+
+    for name in names:
+        if name not in ordered:
+            place(name)
+    return ordered
 
 
 def _computed(store: Store, name: str) -> list[str]:
