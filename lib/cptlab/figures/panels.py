@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from cptlab.errors import ConfigError
@@ -67,9 +68,23 @@ def small_multiples(
 
 
 def lines(ax: Axes, rows: pd.DataFrame, x: str, y: str, color: str, label: str, **line_options) -> None:
-    """One line with its band, where the rows have ``low`` and ``high``."""
+    """One line with its band, where the rows have ``low`` and ``high``; the interval of a single point is a bar."""
     nothing = np.full(len(rows), np.nan)
-    style.band(ax, rows[x], rows[y], rows.get("low", nothing), rows.get("high", nothing), color, label, **line_options)
+    low, high = rows.get("low", nothing), rows.get("high", nothing)
+    style.band(ax, rows[x], rows[y], low, high, color, label, **line_options)
+    if len(rows) == 1 and np.isfinite([*low, *high]).all():
+        ax.vlines(rows[x], low, high, color=color)
+
+
+def legend_beside(fig: Figure, colors: Mapping[str, str], title: str = "", entries: int = 12) -> None:
+    """What the colours of all panels mean, once, to their right: a line for each of ``colors`` (name -> colour), under ``title``.
+
+    Of more than ``entries``, as of shades from light to dark, every so many are named, the first and the last among them.
+    """
+    names = list(colors)
+    named = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, min(entries, len(names))).round().astype(int))]
+    handles = [Line2D([], [], color=style.COLORS.get(colors[name], colors[name]), label=name) for name in named]
+    fig.legend(handles=handles, title=title, loc="outside right center")
 
 
 def heatmap(ax: Axes, shares: pd.DataFrame, texts: pd.DataFrame | None = None, cmap: str = "Blues") -> None:
