@@ -57,7 +57,8 @@ def test_sign_changes_are_told_in_words():
     )
     told = sign_changes(table.assign(se=0.001, dof=4), ["curve"]).set_index("curve")
     assert told.loc["up"].tolist() == ["0.32M", "0.31M", "0.32M"]
-    assert told["changes_sign_at"].tolist()[1:] == ["nowhere: positive at the smallest and the largest", "nowhere: negative at the only size"]
+    assert told.loc["never", "changes_sign_at"] == "nowhere: positive at the smallest and the largest"
+    assert told.loc["alone"].tolist() == ["nowhere: negative at the only size", "", ""]
     assert sign_changes(table.assign(se=0.5, dof=4), ["curve"])["lowest"].iloc[0] == "below 0.10M"
     assert sign_changes(table.assign(se=math.nan, dof=0), ["curve"])["highest"].iloc[0] == "not known"  # one seed
 

@@ -50,8 +50,8 @@ def compute_envelope(table: pd.DataFrame, settled: float = 0.1):
     """Lower envelope of loss over compute and its power law loss = c FLOPs^-e, over all sizes of one arm.
 
     Curves are averaged over seeds first; points before ``settled`` of a run's budget, in or right after warm-up, are left out. One
-    size (its curve is no envelope) and an envelope of fewer than three points have no law (None). Returns (points of the envelope: flops, loss_nats, size;
-    :class:`cptlab.statistics.PowerLaw`).
+    size (its curve is no envelope) and an envelope of fewer than three points have no law (None). Returns (points of the envelope:
+    flops, loss_nats, size; :class:`cptlab.statistics.PowerLaw`).
     """
     mean = table.groupby(["size", "tokens"], sort=False, as_index=False).agg(flops=("flops", "first"), loss_nats=("loss_nats", "mean"))
     mean = mean[mean["tokens"] >= settled * mean.groupby("size")["tokens"].transform("max")]
