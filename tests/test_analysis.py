@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cptlab.analysis import compute_envelope, equal_loss_share, equal_loss_shares, exponential, one_minus
+from cptlab.analysis import compute_envelope, equal_loss_share, equal_loss_shares, exponential, one_minus, sign_changes
 from cptlab.statistics import Estimate
 
 TOKENS = np.array([0, 10, 100, 1000, 10_000])
@@ -46,7 +46,21 @@ def test_the_envelope_of_a_known_power_law_is_found():
     assert law.exponent == pytest.approx(0.1) and law.coefficient == pytest.approx(7)
     settled, _ = compute_envelope(table, settled=0.1)
     assert settled["tokens"].min() >= 1e5
-    assert compute_envelope(table.head(2), settled=0.0)[1] is None
+    assert compute_envelope(pd.concat([table.head(1), worse.head(1)]), settled=0.0)[1] is None
+    assert compute_envelope(table, settled=0.0)[1] is None  # one size: its curve is no envelope
+
+
+def test_sign_changes_are_told_in_words():
+    table = pd.DataFrame(
+        [("up", 1e5, -0.1), ("up", 1e6, 0.1), ("never", 1e5, 0.1), ("never", 1e6, 0.2), ("alone", 1e5, -0.1)],
+        columns=["curve", "non_embedding", "mean"],
+    )
+    told = sign_changes(table.assign(se=0.001, dof=4), ["curve"]).set_index("curve")
+    assert told.loc["up"].tolist() == ["0.32M", "0.31M", "0.32M"]
+    assert told.loc["never", "changes_sign_at"] == "nowhere: positive at the smallest and the largest"
+    assert told.loc["alone"].tolist() == ["nowhere: negative at the only size", "", ""]
+    assert sign_changes(table.assign(se=0.5, dof=4), ["curve"])["lowest"].iloc[0] == "below 0.10M"
+    assert sign_changes(table.assign(se=math.nan, dof=0), ["curve"])["highest"].iloc[0] == "not known"  # one seed
 
 
 def test_transformed_estimates_keep_their_order():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cptlab.statistics import Estimate, lower_envelope, power_law, tokens_to_reach
+from cptlab.statistics import Estimate, lower_envelope, power_law, tokens_to_reach, zero_crossing
 
 
 def equal_loss_share(reference: pd.DataFrame, candidate: pd.DataFrame, fraction: float) -> float:
@@ -49,14 +49,44 @@ def equal_loss_shares(
 def compute_envelope(table: pd.DataFrame, settled: float = 0.1):
     """Lower envelope of loss over compute and its power law loss = c FLOPs^-e, over all sizes of one arm.
 
-    Curves are averaged over seeds first; points before ``settled`` of a run's budget, in or right after warm-up, are left out. An
-    envelope of fewer than three points has no law (None). Returns (points of the envelope: flops, loss_nats, size;
-    :class:`cptlab.statistics.PowerLaw`).
+    Curves are averaged over seeds first; points before ``settled`` of a run's budget, in or right after warm-up, are left out. One
+    size (its curve is no envelope) and an envelope of fewer than three points have no law (None). Returns (points of the envelope:
+    flops, loss_nats, size; :class:`cptlab.statistics.PowerLaw`).
     """
     mean = table.groupby(["size", "tokens"], sort=False, as_index=False).agg(flops=("flops", "first"), loss_nats=("loss_nats", "mean"))
     mean = mean[mean["tokens"] >= settled * mean.groupby("size")["tokens"].transform("max")]
     points = mean[lower_envelope(mean["flops"], mean["loss_nats"])].sort_values("flops")
-    return points, (power_law(points["flops"], points["loss_nats"]) if len(points) > 2 else None)
+    lawful = mean["size"].nunique() > 1 and len(points) > 2
+    return points, (power_law(points["flops"], points["loss_nats"]) if lawful else None)
+
+
+def sign_changes(means: pd.DataFrame, by: Sequence[str], x: str = "non_embedding") -> pd.DataFrame:
+    """Where the means of each group change sign along ``x`` (parameters), for people: a row a group, in millions or in words.
+
+    ``means`` are those of :func:`cptlab.statistics.group_means` with one row for each x; the columns ``lowest`` and ``highest`` are the
+    95 % interval of the crossing (:func:`cptlab.statistics.zero_crossing`). A bound outside of what was measured is told as such.
+    """
+    rows = []
+    for key, group in means.groupby(list(by), sort=False):
+        found, seen = None, group[x]
+        if len(group) > 1:
+            found = zero_crossing(seen, group["mean"], group["se"], dof=int(group["dof"].iloc[0]))
+        if found is None or found.value is None:
+            side = "positive" if group["mean"].iloc[0] >= 0 else "negative"
+            told = {"changes_sign_at": f"nowhere: {side} at the {'only size' if found is None else 'smallest and the largest'}"}
+        else:
+            bounds = [_millions(value, seen.min(), seen.max()) for value in (found.value, found.low, found.high)]
+            told = dict(zip(("changes_sign_at", "lowest", "highest"), bounds, strict=True))
+        rows.append(dict(zip(by, key, strict=True)) | told)
+    return pd.DataFrame(rows, columns=[*by, "changes_sign_at", "lowest", "highest"]).fillna("")
+
+
+def _millions(value: float, smallest: float, largest: float) -> str:
+    if math.isnan(value):
+        return "not known"
+    if value < smallest:
+        return f"below {smallest / 1e6:.2f}M"
+    return f"above {largest / 1e6:.2f}M" if value > largest else f"{value / 1e6:.2f}M"
 
 
 def exponential(estimate: Estimate) -> Estimate:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from cptlab.errors import ConfigError
@@ -16,30 +17,38 @@ def small_multiples(
     frame: pd.DataFrame,
     x: str,
     y: str,
-    panel: str,
+    panel: str | None,
     line: str,
     *,
     colors: Mapping[str, str],
     titles: Mapping[str, str] | None = None,
     styles: Mapping[str, str] | None = None,
+    style_by: str | None = None,
     size: tuple[float, float] = (7.2, 3.0),
     labels: str = "legend",
     xscale: str = "linear",
+    xlabel: str = "",
+    ylabel: str = "",
     **line_options,
 ) -> Figure:
     """A row of panels with a shared y axis, one for each value of ``panel``, in each a line for each value of ``line``.
 
     Args:
         frame: tidy rows; columns ``low`` and ``high``, where there are any, become bands.
+        panel: column whose values are panels; None: one panel of all rows.
         colors: value of ``line`` -> a colour or the name of one in :data:`cptlab.figures.style.COLORS`; its order is that of the lines.
         titles: value of ``panel`` -> title; its order is that of the panels. Default: the values, in order of appearance.
         styles: value of ``line`` -> line style; default solid.
+        style_by: column that ``styles`` goes by in the place of ``line`` (an arm, where colours are sizes): a line for each value of both,
+            without a label.
         labels: ``ends`` (at the lines), ``legend`` (one, in the last panel) or ``none``.
 
     Raises:
         ConfigError: no column of that name, or a line without a colour.
     """
-    wanted = [x, y, panel, line]
+    if panel is None:
+        frame, panel = frame.assign(_all=""), "_all"
+    wanted = [x, y, panel, line, style_by or line]
     if missing := [name for name in wanted if name not in frame]:
         raise ConfigError(f"small_multiples: no column {missing[0]!r} in the table; it has {', '.join(map(str, frame.columns))}")
     if bare := [value for value in frame[line].unique() if value not in colors]:
@@ -52,25 +61,40 @@ def small_multiples(
     for ax, (value, title) in zip(axes[0], titles.items(), strict=True):
         here = frame[frame[panel] == value]
         for name, color in colors.items():
-            rows = here[here[line] == name].sort_values(x)
-            if len(rows):
-                lines(ax, rows, x, y, style.COLORS.get(color, color), str(name), ls=(styles or {}).get(name, "-"), **line_options)
-        ax.set(title=title, xscale=xscale)
+            for kind, rows in here[here[line] == name].groupby(style_by or line, sort=False):
+                options = {"ls": (styles or {}).get(kind, "-")} | line_options
+                lines(ax, rows.sort_values(x), x, y, style.COLORS.get(color, color), "_" if style_by else str(name), **options)
+        ax.set(title=title, xscale=xscale, xlabel=xlabel)
         if xscale == "linear" and len(here) and here[x].abs().max() >= 1e5:
             ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 3M
         if labels == "ends":
             style.label_ends(ax)
         else:
             ax.set_xlim(right=ax.get_xlim()[1])  # keeps it when something is drawn over the whole width later
+    axes[0][0].set_ylabel(ylabel)
     if labels == "legend":
         axes[0][-1].legend()
     return fig
 
 
 def lines(ax: Axes, rows: pd.DataFrame, x: str, y: str, color: str, label: str, **line_options) -> None:
-    """One line with its band, where the rows have ``low`` and ``high``."""
+    """One line with its band, where the rows have ``low`` and ``high``; the interval of a single point is a bar."""
     nothing = np.full(len(rows), np.nan)
-    style.band(ax, rows[x], rows[y], rows.get("low", nothing), rows.get("high", nothing), color, label, **line_options)
+    low, high = rows.get("low", nothing), rows.get("high", nothing)
+    style.band(ax, rows[x], rows[y], low, high, color, label, **line_options)
+    if len(rows) == 1 and np.isfinite([*low, *high]).all():
+        ax.vlines(rows[x], low, high, color=color)
+
+
+def legend_beside(fig: Figure, colors: Mapping[str, str], title: str = "", entries: int = 12) -> None:
+    """What the colours of all panels mean, once, to their right: a line for each of ``colors`` (name -> colour), under ``title``.
+
+    Of more than ``entries``, as of shades from light to dark, every so many are named, the first and the last among them.
+    """
+    names = list(colors)
+    named = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, min(entries, len(names))).round().astype(int))]
+    handles = [Line2D([], [], color=style.COLORS.get(colors[name], colors[name]), label=name) for name in named]
+    fig.legend(handles=handles, title=title, loc="outside right center")
 
 
 def heatmap(ax: Axes, shares: pd.DataFrame, texts: pd.DataFrame | None = None, cmap: str = "Blues") -> None:
