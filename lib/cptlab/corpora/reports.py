@@ -5,8 +5,9 @@ A record holds counts, never text, so that a clone without any corpus can show w
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cptlab.corpora.recipe import CorpusRecipe, is_recipe_name, recipe, recipe_names
 from cptlab.errors import CorpusError
@@ -115,6 +116,24 @@ def recorded(wanted: CorpusRecipe | str, store: Store) -> dict:
     found |= {"record": name, "provenance": collect()}
     atomic_json(store.root / f"{name}.json", found)
     return found
+
+
+def in_words(evidence: Mapping[str, Any]) -> str:
+    """The evidence of a step's decision as a line for people: ``0.0408, above the limit of 0.005``; of a list the beginning."""
+    rest, said = dict(evidence), []
+    if {"value", "side", "limit"} <= rest.keys():
+        value, side, limit = (rest.pop(name) for name in ("value", "side", "limit"))
+        said.append(f"{value:.3g}, {side} the limit of {limit:g}")
+    examples = rest.pop("examples", [])
+    said += [f"{name.replace('_', ' ')} {_in_short(value)}" for name, value in rest.items()]
+    return ", ".join(said) + (f"; such as {in_words(examples[0])}" if examples else "")
+
+
+def _in_short(value: Any) -> str:
+    if isinstance(value, list):
+        few = ", ".join(map(_in_short, value[:3]))
+        return f"{few}, … ({len(value):,} in all)" if len(value) > 3 else few
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def flow(found: dict, split: str = "train") -> list[dict]:
