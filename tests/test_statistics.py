@@ -120,7 +120,7 @@ def test_paired_difference_pairs_by_seed_and_group():
     assert table["difference"].to_list() == pytest.approx([0.5, 0.3])  # scratch minus continual, as the words say
     gain = mean_of_groups(table, "difference")
     assert gain.sides == (pytest.approx(3.1), pytest.approx(2.7)) and gain.value == pytest.approx(0.4)
-    assert str(gain).startswith("0.40 [-") and str(gain).endswith("= 3.10 − 2.70 (2 pairs)")
+    assert str(gain).startswith("0.40 [−") and str(gain).endswith("= 3.10 − 2.70 (2 pairs)")
     assert mean_of_groups(frame, "loss", "arm").counts == "runs" and mean_of_groups(frame, "loss", "arm").sides is None
     with pytest.raises(TypeError):
         paired_difference(frame, "loss", "arm", "scratch", "continual", "seed")  # which is subtracted from which has to be said

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cptlab import outputs
+from cptlab import outputs, paths
 from cptlab.errors import ConfigError
 from cptlab.files import atomic_write
 from cptlab.notebooks import Job, Notebook, parse_parameters
@@ -41,6 +41,8 @@ def turned(parameters: dict[str, Any]) -> dict[str, Any]:
 def job(book: Notebook, parameters: dict[str, Any], env: dict[str, str]) -> Job:
     """The execution of a notebook with these parameters: its copy, tables and changed figures go to one folder a combination."""
     folder = outputs.executed_dir(parameters["profile"], turned(parameters)).resolve()
+    if book.path.parent.resolve() != paths.notebooks_dir().resolve():  # a solution, or a copy of one's own, beside its namesake
+        folder /= book.path.parent.name
     return Job(book.path, folder / book.path.name, parameters, env | {"CPTLAB_EXECUTED": str(folder)})
 
 

@@ -37,9 +37,11 @@ class Card:
         ]
 
     def _footer(self) -> str:
-        runs = len(self.verdict.runs)
-        dials = "".join(f", {name} = {value}" for name, value in self.verdict.dials.items())
-        return (f"{runs} run{'s' if runs > 1 else ''}, " if runs else "") + f"profile {self.verdict.profile}{dials}"
+        records = sum("/" in name for name in self.verdict.runs)
+        counts = {"run": len(self.verdict.runs) - records, "record": records}
+        parts = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count]
+        parts += [f"profile {self.verdict.profile}", *(f"{name} = {value}" for name, value in self.verdict.dials.items())]
+        return ", ".join(parts)
 
     def _repr_markdown_(self) -> str:
         claim = self.verdict.claim

@@ -39,6 +39,7 @@ class Estimate:
         finite = [abs(x) for x in (self.value, *bounds) if math.isfinite(x)]
         places = _places(max(finite, default=0.0))
         text = f"{self.value:,.{places}f}" + (f" [{bounds[0]:,.{places}f}, {bounds[1]:,.{places}f}]" if bounds else " (no interval)")
+        text = text.replace("-", "−")
         if self.sides is None:
             return text
         places = max(places, _places(max(map(abs, self.sides))))

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 ROWS = 12  # shown before the fold
+WHOLE = 40  # characters up to which the texts of a column stay on one line
 _SEEN = "text-align:{side};padding:2px 14px 2px 0;vertical-align:top{more}"
 
 
@@ -23,10 +24,13 @@ class Table:
         columns = [table.iloc[:, place] for place in range(table.shape[1])]
         self.numeric = [pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) for column in columns]
         given = [formats.get(head) for head in self.heads]
-        self.cells = list(zip(*(_texts(column, form) for column, form in zip(columns, given, strict=True)), strict=True))
+        texts = [_texts(column, form) for column, form in zip(columns, given, strict=True)]
+        self.whole = [number or max(map(len, text), default=0) <= WHOLE for number, text in zip(self.numeric, texts, strict=True)]
+        self.cells = list(zip(*texts, strict=True))
 
     def _html_rows(self, cells: list) -> str:
-        styles = [_SEEN.format(side="right" if n else "left", more=";white-space:nowrap" if n else "") for n in self.numeric]
+        looks = zip(self.numeric, self.whole, strict=True)
+        styles = [_SEEN.format(side="right" if n else "left", more=";white-space:nowrap" if w else "") for n, w in looks]
         line = "<tr>{}</tr>".format
         return "".join(
             line("".join(f'<td style="{style}">{html.escape(text)}</td>' for style, text in zip(styles, row, strict=True))) for row in cells

@@ -84,8 +84,8 @@ def t_pvalue(value: ArrayLike, se: ArrayLike, dof: ArrayLike, null: float = 0.0)
     return 2 * stdtr(np.asarray(dof, dtype=float), -np.abs((np.asarray(value, dtype=float) - null) / np.asarray(se, dtype=float)))
 
 
-def proportion(successes: int, trials: int, confidence: float = 0.95) -> Estimate:
-    """A share with its score interval (Wilson 1927), which stays within 0 and 1 also when none or all succeed.
+def proportion(successes: int, trials: int, confidence: float = 0.95, counts: str = "trials") -> Estimate:
+    """A share with its score interval (Wilson 1927), which stays within 0 and 1 also when none or all succeed; ``counts``: what was tried.
 
     Raises:
         ConfigError: no trials, or more successes than trials.
@@ -95,7 +95,7 @@ def proportion(successes: int, trials: int, confidence: float = 0.95) -> Estimat
     if not 0 <= successes <= trials or trials < 1:
         raise ConfigError(f"{successes} successes of {trials} trials: give at least one trial and no more successes than trials")
     interval = binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
-    return Estimate(successes / trials, float(interval.low), float(interval.high), int(trials), counts="trials")
+    return Estimate(successes / trials, float(interval.low), float(interval.high), int(trials), counts=counts)
 
 
 def pooled_sd(values: ArrayLike, groups: ArrayLike | pd.DataFrame) -> tuple[float, int]:
