@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from cptlab.errors import ConfigError, CptlabError, StoreError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cptlab.notebooks import Outcome
+    from cptlab.notebooks import Outcome, Plan
 
 COMMITTED_PROFILE = "laptop"  # the one whose figures are committed
 
@@ -93,16 +94,19 @@ def figures(args: argparse.Namespace) -> int:
     books, parameters = _choose(args)
     env = _figures_env(args)
     folder = _executed_dir(args.profile)
-    cached, training, work = [], [], {}
+    cached, training, work, told, began = [], [], {}, set(), time.time()
     with notebooks.environment(env):
         for book in books:
             job = notebooks.Job(book.path, folder / book.path.name, parameters[book.name], env)
             try:
                 found = notebooks.plan(book, job.parameters)
                 if not found.cached:
+                    from cptlab.sweep.cost import costs
                     from cptlab.sweep.scheduler import needed
 
-                    work[job.name] = (found.grid.store, needed(found.grid.store, found.grid.requests))
+                    grid = found.grid
+                    todo = needed(grid.store, grid.requests)
+                    work[job.name] = (grid.store, todo, costs(grid.store, todo, grid.execution), grid.execution.workers)
                 (cached if found.cached else training).append(job)
             except Exception:  # it will fail again when executed, and then be reported beside its executed copy
                 training.append(job)
@@ -114,9 +118,12 @@ def figures(args: argparse.Namespace) -> int:
 
     def progress(job: "notebooks.Job") -> None:
         if job.name in work:
-            from cptlab.sweep.progress import progress_line
+            from cptlab.sweep.progress import failure_lines, progress_text, seen
 
-            _say(f"{job.name}: {progress_line(*work[job.name])}")
+            sweep = seen(*work[job.name], since=began)
+            for line in failure_lines(sweep, told):
+                _say(f"{job.name}: {line}")
+            _say(f"{job.name}: {progress_text(sweep, '; ')}")
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the workers are ended too
     try:
@@ -127,7 +134,7 @@ def figures(args: argparse.Namespace) -> int:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Show the runs behind notebooks and what is still to be trained."""
+    """Show what notebooks would train: a line each, or with ``--runs`` a line a run."""
     import pandas as pd
 
     from cptlab import notebooks
@@ -141,19 +148,41 @@ def plan(args: argparse.Namespace) -> int:
     runs = runs[first + [name for name in runs if name not in first + last] + last]
     distinct = runs.drop_duplicates("id")  # notebooks share runs
     todo = distinct[~distinct["status"].isin(notebooks.SERVED)]
+    rows = [_plan_row(book.name, found, todo) for book, found in zip(books, plans, strict=True)]
     workers = max([found.grid.execution.workers for found in plans if found.grid is not None], default=1)
     totals = {"runs": len(distinct), "status": distinct["status"].value_counts(sort=False).to_dict(), "workers": workers}
-    totals |= {name: float(todo[name].sum()) if name in todo else 0.0 for name in ("tokens", "flops", "minutes")}
-    totals["minutes"] /= workers
+    totals |= {name: float(todo[name].sum()) if name in todo else 0.0 for name in ("tokens", "flops")}
+    totals["minutes"] = round(sum(row["minutes"] for row in rows), 2)  # one notebook trains after another
     if args.json:
-        _print_json({"profile": args.profile, "runs": _records(runs), "totals": totals})
+        _print_json({"profile": args.profile, "notebooks": rows, "runs": _records(runs), "totals": totals})
         return 0
-    if not runs.empty:
-        print(_table(runs))
+    table = runs if args.runs else pd.DataFrame(rows)
+    if not table.empty:
+        print(_table(table))
     print(", ".join([f"{totals['runs']} runs", *(f"{count} {name}" for name, count in totals["status"].items())]))
     cost = f"{_human(totals['tokens'])} tokens, {totals['flops']:.2e} FLOPs, {totals['minutes']:.1f} minutes with {workers} workers"
     print(f"to do: {cost}" if len(todo) else "to do: nothing")
     return 0
+
+
+def _plan_row(name: str, found: "Plan", todo: "pd.DataFrame") -> dict:
+    """A notebook's line: what it has to do is what no notebook before it does (``todo``: all that is to be done, each run once)."""
+    from cptlab.notebooks import SERVED
+
+    runs = found.runs.drop_duplicates("id")
+    own = todo[todo["notebook"] == name]
+    lacking = runs[~runs["status"].isin(SERVED)]
+    row = {"notebook": name, "runs": len(runs), "stored": len(runs) - len(lacking), "to do": len(own)}
+    row["tokens"] = float(own["tokens"].sum()) if len(own) else 0.0
+    alone = float(own["minutes"].sum()) if len(own) else 0.0  # of one worker
+    whole = found.runs.attrs.get("minutes")  # of all that lacks, start-up included
+    if not len(own):
+        minutes = 0.0
+    elif whole is None or not lacking["minutes"].sum():
+        minutes = whole if whole is not None else alone / found.grid.execution.workers
+    else:
+        minutes = whole * alone / float(lacking["minutes"].sum())
+    return row | {"minutes": round(minutes, 2)}
 
 
 def status(args: argparse.Namespace) -> int:
@@ -175,7 +204,11 @@ def status(args: argparse.Namespace) -> int:
                 row["detail"] = f"{error['type']} at step {error['step']}: {error['message']}" if error else ""
             elif row["status"] in ("running", "partial"):
                 note = store.progress(run_id)
-                row["detail"] = f"step {note['step']}/{note['steps']}, {note['tokens_per_s']:,.0f} tokens/s" if note else "starting"
+                row["detail"] = "starting"
+                if note and note["step"]:
+                    row["detail"] = f"step {note['step']}/{note['steps']}, {note['tokens_per_s']:,.0f} tokens/s"
+                elif note:
+                    row["detail"] = note.get("phase", "starting")
         except StoreError as problem:
             row["detail"] = str(problem)
         rows.append(row)
@@ -258,8 +291,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "-j", "--jobs", type=int, metavar="N", help="notebooks at once, or runs trained at once (default: cores, the profile's)"
     )
-    sub = command("plan", plan, "Show the runs behind notebooks: stored or not, with the tokens, FLOPs and minutes each needs here.")
+    sub = command("plan", plan, "Show what notebooks would train: runs stored and to do, tokens, and the minutes that takes here.")
     notebook_options(sub)
+    sub.add_argument("--runs", action="store_true", help="a line a run instead of a line a notebook")
     sub.add_argument("--json", action="store_true", help=json_help)
     sub = command("status", status, "Show the runs of the store by status: running ones with their progress, failed ones with their error.")
     sub.add_argument("--profile", default=COMMITTED_PROFILE, metavar="P", help="whose store (default: %(default)s)")
