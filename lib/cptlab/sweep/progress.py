@@ -34,6 +34,7 @@ class Sweep:
     errors: dict[str, str] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
     costs: Mapping[str, Cost] | None = None
+    pace: float | None = None  # of a second's work as estimated, how much was done a second when that was last seen
 
     def note(self, run_id: str) -> dict | None:
         """The run's note of this sweep; None for one that an earlier attempt left."""
@@ -176,14 +177,14 @@ def _left(sweep: Sweep, notes_now: dict[str, dict | None], rates: dict[str, floa
         for run_id, rate in rates.items()
         if rate and run_id in costs and costs[run_id].training
     ]
-    pace = sum(paces) / len(paces) if paces else 1.0 if sweep.costs else None
-    if not pace:
+    sweep.pace = sum(paces) / len(paces) if paces else sweep.pace or (1.0 if sweep.costs else None)
+    if not sweep.pace:
         return None
     left = {run_id: costs[run_id].seconds for run_id in sweep.todo if run_id not in sweep.status and run_id in costs}
     for run_id, note in notes_now.items():
         if note and note["step"] and run_id in left:
             left[run_id] *= 1 - note["step"] / note["steps"]
-    seconds = bound(sweep.todo, left, sweep.workers) / pace
+    seconds = bound(sweep.todo, left, sweep.workers) / sweep.pace
     return seconds if seconds == seconds else None  # of a model whose FLOPs are not known
 
 

@@ -30,10 +30,10 @@ class Speeds:
         committed = {path.resolve() for path in (paths.runs_dir(), store.committed) if path}
         own = {path.resolve() for path in (paths.local_runs_dir(), store.root)} - committed
         # A committed record may name a machine like this one and be of another: cloud machines of one name differ by a third.
-        self.records = [
+        self.records = [  # a run may be found twice: it has one speed
             found | {"own": layer in own and found["machine"] == here()}
             for layer in sorted(own | committed)
-            for path in sorted(layer.glob("*/run.json"))
+            for path in sorted({*layer.glob("*/run.json"), *layer.glob("*/*/run.json")})  # profiles have folders of their own
             if (found := _speed_record(path))
         ]
         self._known: dict[str, tuple[float, str]] = {}
