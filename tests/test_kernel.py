@@ -1,13 +1,18 @@
 """Errors of ours in a real kernel: short in the notebook, and still errors for whoever executes it."""
 
+import time
+from pathlib import Path
+
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from cptlab.errors import ConfigError
 from cptlab.kernel import short_traceback
 from cptlab.notebooks import Job, execute
+from cptlab.runs.notes import saved_step
 
 WRONG = """from cptlab.study import open_study
 study = open_study("00_first_run")
@@ -52,3 +57,39 @@ def test_papermill_fails_with_it(tmp_path, write_notebook):
 
 def test_outside_a_kernel_the_message_stands_alone():
     assert short_traceback(ConfigError("what to do")) == ["ConfigError: what to do"]
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, TESTS)
+import tiny
+from cptlab.runs.store import Store
+from cptlab.sweep.grid import Grid
+grid = Grid(Store(Path(RUNS)), tiny.execution(state_every=10**6, state_seconds=1e6), "kernel")
+grid.add(tiny.spec(tiny.make_recipe(Path(HOME)), 5000, precision="bf16"), steps=(5000,), arm="base")
+grid.train()
+"""
+
+
+def test_an_interrupted_sweep_in_a_kernel(recipe, tiny_home, store):
+    """As the button of JupyterLab does it: SIGINT to the kernel while a worker trains."""
+    names = f"TESTS, HOME, RUNS = {str(Path(__file__).parent)!r}, {str(tiny_home)!r}, {str(store.root)!r}"
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        client.execute(names + TRAIN)
+        until = time.monotonic() + 90
+        while not (seen := [note for run in store.root.glob("*/") if (note := store.progress(run.name)) and note["step"] > 5]):
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        manager.interrupt_kernel()
+        reply = client.get_shell_msg(timeout=60)["content"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert reply["status"] == "error" and reply["ename"] == "Interrupted" and seen
+    lines = "\n".join(reply["traceback"]).splitlines()
+    [run] = [path.parent.name for path in store.root.glob("*/state")]
+    step = saved_step(store, run)
+    assert step > 5 and lines[0].endswith(": grid.train()") and lines[1].startswith("Interrupted: 0 of 1 runs done. Run the cell again")
+    assert lines[2:] == [f"  base: stopped at step {step} of 5000, saved there, goes on from there"]

@@ -7,6 +7,7 @@ On 2-core AMD EPYCs the compiled shapes of the laptop profile took 44 to 60 s to
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from cptlab.runs.evaluation_sets import EvaluationSet
 from cptlab.runs.execution import Execution
@@ -17,7 +18,9 @@ from cptlab.sweep.speed import Speeds
 
 START = 6.0  # seconds of a worker's start and imports, of reading the corpus and of making the first engine
 RUN = 0.5  # of making a model and its engine, in a worker that has the imports behind it
-CORPUS, CLEANED = 13.0, 90.0  # of building a corpus of the laptop profile, without and with cleaning
+EDITION, SOME_BOOKS = 1.5, 0.35  # of building a corpus, for each edition of a translated book; the share where a few of its books are read
+FILE_BYTES = 2.7e6  # a second, of a user's own files
+CLEANED = 7.0  # times as long, where the text is cleaned
 WARM = 3.0  # of compiling a shape whose kernels are in the cache
 COLD, COLD_LAYER = 28.0, 6.0  # else, and for each layer
 FORWARD = 1.2 / 3  # cost of a token that is measured, of one that is trained on: its forward pass, and the sums over it
@@ -102,15 +105,22 @@ def wall(todo: Mapping[str, Request], found: Mapping[str, Cost], execution: Exec
     """Seconds that a sweep of ``todo`` takes, and those of its longest chain alone, both with start-up and corpora; 0 without work."""
     if not todo:
         return 0.0, 0.0
-    once = START + sum(_corpus(request.spec.corpus) for request in {r.spec.corpus.fingerprint: r for r in todo.values()}.values())
+    once = START + sum(corpus_seconds(request.spec.corpus) for request in {r.spec.corpus.fingerprint: r for r in todo.values()}.values())
     seconds = {run_id: cost.seconds for run_id, cost in found.items()}
     return once + bound(todo, seconds, execution.workers), once + bound(todo, seconds, max(1, len(todo)))
 
 
-def _corpus(recipe) -> float:
+def corpus_seconds(recipe) -> float:
+    """Seconds of building a corpus, its sources fetched; 0 when it is built."""
     from cptlab.corpora import is_built
 
-    return 0.0 if is_built(recipe) else CLEANED if recipe.clean else CORPUS
+    if is_built(recipe):
+        return 0.0
+    seconds = 1.0
+    for ref in recipe.sources.values():
+        sizes = (Path(name).stat().st_size for name in ref.files if Path(name).is_file())
+        seconds += sum(sizes) / FILE_BYTES if ref.files else EDITION * max(1, len(ref.versions)) * (SOME_BOOKS if ref.books else 1.0)
+    return seconds * (CLEANED if recipe.clean else 1.0)
 
 
 def minutes(seconds: float) -> float:
