@@ -49,7 +49,7 @@ def books(lab, write_notebook, monkeypatch) -> Path:
 @pytest.fixture
 def executed(monkeypatch) -> SimpleNamespace:
     """Records what ``figures`` would execute."""
-    seen = SimpleNamespace(error=None)
+    seen = SimpleNamespace(error=None, failing=False)
 
     def execute_all(cached, training, workers, report, progress):
         seen.cached, seen.training, seen.workers = cached, training, workers
@@ -62,7 +62,12 @@ def executed(monkeypatch) -> SimpleNamespace:
 
     monkeypatch.setattr(notebooks, "execute_all", execute_all)
     fake_module(monkeypatch, "sweep.scheduler", needed=lambda store, requests: requests)
-    fake_module(monkeypatch, "sweep.progress", progress_line=lambda store, todo: f"{store} {len(todo)}")
+    fake_module(monkeypatch, "sweep.cost", costs=lambda store, todo, execution: {})
+    progress = {"seen": lambda store, todo, costs, workers, since: SimpleNamespace(store=store, todo=todo, workers=workers)}
+    progress |= {"failure_lines": lambda sweep, told: ["run x failed"] if seen.failing else []}
+    fake_module(
+        monkeypatch, "sweep.progress", progress_text=lambda sweep, by: f"{sweep.store} {len(sweep.todo)}{by}{sweep.workers}", **progress
+    )
     return seen
 
 
@@ -130,7 +135,7 @@ def test_figures_of_the_committed_profile(books, executed, capsys):
     assert cached.env == {"CPTLAB_PROGRESS": "0", "CPTLAB_WORKERS": "3", "CPTLAB_EXECUTED": executed_copies}
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == ["02_second: store 2", "00_first  1.2 s  ok", "02_second  1.2 s  ok"]
+    assert err.splitlines() == ["02_second: store 2; 2", "00_first  1.2 s  ok", "02_second  1.2 s  ok"]
 
 
 @pytest.mark.parametrize("words", [["--profile", "smoke"], ["--fresh"], ["-p", "seeds=[3]"]])
@@ -168,6 +173,12 @@ def test_places_of_the_user_are_made_absolute(books, executed, monkeypatch, tmp_
     assert executed.cached[0].env["CPTLAB_FIGURES"] == str(tmp_path / "plots")
 
 
+def test_failed_runs_are_said_while_a_notebook_trains(books, executed, capsys):
+    executed.failing = True
+    cli.main(["figures", "02"])
+    assert capsys.readouterr().err.splitlines()[:2] == ["02_second: run x failed", "02_second: store 2; 2"]
+
+
 def test_failing_notebook_is_reported_and_ends_in_1(books, executed, capsys):
     executed.error = "cell In [3]:\nValueError: 8"
     assert cli.main(["figures", "00"]) == 1
@@ -188,16 +199,38 @@ def test_plan_table_and_json(books, capsys):
     assert len(found["runs"]) == 6  # the notebooks share their runs, which count once
     nothing = {"tokens": 0.0, "flops": 0.0, "minutes": 0.0}
     assert found["totals"] == {"runs": 3, "status": {"cached": 3}, "workers": 2} | nothing
-    assert cli.main(["plan", "02"]) == 0
+    whole = {"notebook": "00_first", "runs": 3, "stored": 3, "to do": 0, "tokens": 0.0, "minutes": 0.0}
+    assert found["notebooks"] == [whole, whole | {"notebook": "02_second", "stored": 0}]
+    assert cli.main(["plan", "--runs", "02"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["notebook", "id", "status", "arm", "seed", "tokens", "flops", "minutes"]
     assert lines[-2:] == ["2 runs, 2 missing", "to do: 2M tokens, 4.00e+09 FLOPs, 0.5 minutes with 2 workers"]
 
 
+def test_plan_has_a_line_a_notebook(books, write_notebook, capsys):
+    # Its sweep takes more than its runs' share of the workers: start-up and the corpus, which the table of its grid tells.
+    whole = GRID.replace("plan=lambda: pd.DataFrame(rows)", "plan=plan") + "\nseed = 9\n"
+    whole = whole.replace(
+        "grid =", "def plan():\n    table = pd.DataFrame(rows)\n    table.attrs['minutes'] = 4.0\n    return table\ngrid ="
+    )
+    parameters = 'profile = "laptop"\nseeds = [1, 2]\nstatus = "missing"'
+    write_notebook(books / "notebooks" / "03_third.ipynb", ("parameters", parameters), ("grid", whole))
+    assert cli.main(["plan", "-p", "status=missing"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:4] == [
+        ["notebook", "runs", "stored", "to", "do", "tokens", "minutes"],
+        ["00_first", "2", "0", "2", "2M", "0.5"],
+        ["02_second", "2", "0", "0", "0", "0.0"],  # the same runs, which the first one trains
+        ["03_third", "2", "0", "1", "1M", "2.0"],  # one of its two is new
+    ]
+    assert " ".join(lines[-1]) == "to do: 3M tokens, 6.00e+09 FLOPs, 2.5 minutes with 2 workers"
+
+
 def test_plan_of_a_notebook_without_runs(books, write_notebook, capsys):
     write_notebook(books / "notebooks" / "11_numbers.ipynb", ("parameters", 'profile = "laptop"'))
     assert cli.main(["plan", "11"]) == 0
-    assert capsys.readouterr().out == "0 runs\nto do: nothing\n"
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [["11_numbers", "0", "0", "0", "0", "0.0"], ["0", "runs"], ["to", "do:", "nothing"]]
 
 
 def record(run_id: str, status: str, error: dict | None = None) -> dict:

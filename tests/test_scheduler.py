@@ -11,11 +11,9 @@ import pytest
 import tiny
 
 from cptlab.runs.lacking import lacking
-from cptlab.runs.provenance import collect
 from cptlab.runs.request import Request, log_steps
 from cptlab.runs.spec import RECIPE_VERSION, Optimiser, Schedule, Upstream
 from cptlab.runs.store import Store
-from cptlab.sweep.progress import progress_line
 from cptlab.sweep.scheduler import chain_flops, needed, train
 
 DIVERGING = Schedule("constant", max_lr=1e30, warmup=0.0)
@@ -210,7 +208,7 @@ def test_a_killed_worker_is_replaced_and_its_run_resumed(recipe, store):
     runs = [tiny.spec(recipe, 300, seed=seed, precision="bf16") for seed in (0, 1)]
     victim, killed, steps = runs[0], [], []
 
-    def watch(line):
+    def watch(sweep):
         note = store.state_dir(victim.id) / "resume.json"
         if not killed and note.exists() and (found := json.loads(note.read_text())["step"]) >= 100:
             owner = json.loads((store.path(victim.id) / "lock").read_text())["pid"]
@@ -222,7 +220,7 @@ def test_a_killed_worker_is_replaced_and_its_run_resumed(recipe, store):
 
     status = train([Request(run) for run in runs], store, how, on_progress=watch)
     assert status == {run.id: "done" for run in runs}
-    assert killed and all(step > killed[0] for step in steps)  # it went on from its state
+    assert killed and steps and all(step >= killed[0] for step in steps)  # it went on from its state
     whole = Store(store.root.parent / "whole")
     tiny.trained(whole, victim, how, steps=log_steps(300))
     assert tiny.results(whole, victim) == tiny.results(store, victim)
@@ -323,21 +321,6 @@ def test_two_sweeps_train_a_run_once(recipe, store, tmp_path, processes):
     assert sorted(log.read_text().split()) == sorted(request.id for request in requests)
     assert not needed(store, requests)
     assert not list(store.root.glob("*/lock"))
-
-
-def test_progress_line(recipe, store):
-    run, other = tiny.spec(recipe, 100), tiny.spec(recipe, 100, seed=1)
-    todo = {r.id: Request(r) for r in (run, other)}
-    assert progress_line(store, todo, {}, set()) == "0/2 runs done, 0 running, 0 tokens/s"
-    note = {"step": 50, "steps": 100, "tokens": 1, "loss_nats": None, "tokens_per_s": 256.0 / 3, "time": time.time(), "measured": []}
-    store.write_progress(run.id, note)
-    # One step takes three seconds, and 150 steps are left.
-    assert progress_line(store, todo, {}, {run.id}) == "0/2 runs done, 1 running, 85 tokens/s, 8 min left"
-    identity = {"recipe_version": 1, "corpus_fingerprint": "", "upstreams": {}}
-    error = {"type": "x", "message": "y", "step": None}
-    record = {"labels": {}, "spec": {}, "identity": identity, "status": "failed", "error": error}
-    store.write_record(other.id, record | {"summary": {}, "checkpoints": {}, "provenance": collect()})
-    assert progress_line(store, [run.id, other.id]).startswith("1/2 runs done, 1 failed, 0 running")
 
 
 def test_optimiser_state_that_nobody_kept_is_trained_again(recipe, store, sweep):

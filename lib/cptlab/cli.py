@@ -1,55 +1,25 @@
 """The console command ``cptlab``. Everything heavy is imported inside the command that needs it."""
 
 import argparse
-import json
 import os
 import signal
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cptlab import __version__, cli_corpora, cli_laws, paths
+from cptlab.cli_output import print_json, say, table
 from cptlab.errors import ConfigError, CptlabError, StoreError
 from cptlab.outputs import COMMITTED_PROFILE
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from cptlab.notebooks import Notebook, Outcome
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
-
-
-def _records(frame: "pd.DataFrame") -> list[dict]:
-    """Rows as plain JSON values; what is not a number becomes null."""
-    return json.loads(frame.to_json(orient="records", double_precision=15))
-
-
-def _human(value: Any) -> str:
-    """A count in three figures: 4.00M, 12.3k; empty when unknown."""
-    if value is None or value != value:
-        return ""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def _table(frame: "pd.DataFrame") -> str:
-    formats = {"tokens": _human, "bytes": _human, "bytes_left": _human, "flops": lambda v: f"{v:.2e}", "minutes": lambda v: f"{v:.1f}"}
-    formats |= {"seconds": lambda v: f"{v:.1f}", "bytes_per_token": lambda v: f"{v:.2f}"}
-    return frame.to_string(index=False, na_rep="", formatters={k: v for k, v in formats.items() if k in frame})
 
 
 def _choose(args: argparse.Namespace) -> "list[tuple[Notebook, dict[str, Any]]]":
@@ -76,7 +46,7 @@ def _environment(args: argparse.Namespace) -> dict[str, str]:
         store = paths.outputs_dir() / "fresh" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{Path(args.profile).stem}"
         store.mkdir(parents=True)
         env["CPTLAB_RUNS"] = str(store)
-        _say(f"training every run anew in {store}")
+        say(f"training every run anew in {store}")
     workers = {"CPTLAB_WORKERS": str(args.jobs)} if args.jobs else {}  # else the profile's own number
     return env | {"CPTLAB_PROGRESS": "0"} | workers
 
@@ -89,16 +59,19 @@ def figures(args: argparse.Namespace) -> int:
         raise ConfigError(f"-j {args.jobs}: give the number of processes, 1 or more")
     chosen = _choose(args)
     env = _environment(args)
-    cached, training, work = [], [], {}
+    cached, training, work, told, began = [], [], {}, set(), time.time()
     jobs = [batch.job(book, parameters, env) for book, parameters in chosen]
     with notebooks.environment(env):
         for (book, parameters), job in zip(chosen, jobs, strict=True):
             try:
                 found = notebooks.plan(book, parameters)
                 if not found.cached:
+                    from cptlab.sweep.cost import costs
                     from cptlab.sweep.scheduler import needed
 
-                    work[job.output] = (found.grid.store, needed(found.grid.store, found.grid.requests))
+                    grid = found.grid
+                    todo = needed(grid.store, grid.requests)
+                    work[job.output] = (grid.store, todo, costs(grid.store, todo, grid.execution), grid.execution.workers)
                 (cached if found.cached else training).append(job)
             except ConfigError as error:
                 if isinstance(error.__cause__, CptlabError):  # a wrong parameter, a claim without a rule: told before anything runs
@@ -106,15 +79,18 @@ def figures(args: argparse.Namespace) -> int:
                 training.append(job)  # it will fail again when executed, and then be reported beside its executed copy
 
     def report(outcome: "Outcome") -> None:
-        _say(f"{batch.title(outcome.output)}  {outcome.seconds:.1f} s  {'failed' if outcome.error else 'ok'}")
+        say(f"{batch.title(outcome.output)}  {outcome.seconds:.1f} s  {'failed' if outcome.error else 'ok'}")
         if outcome.error:
-            _say(f"  {outcome.error}\nexecuted copy: {outcome.output}".replace("\n", "\n  "))
+            say(f"  {outcome.error}\nexecuted copy: {outcome.output}".replace("\n", "\n  "))
 
     def progress(job: "notebooks.Job") -> None:
         if job.output in work:
-            from cptlab.sweep.progress import progress_line
+            from cptlab.sweep.progress import failure_lines, progress_text, seen
 
-            _say(f"{job.name}: {progress_line(*work[job.output])}")
+            sweep = seen(*work[job.output], since=began)
+            for line in failure_lines(sweep, told):
+                say(f"{job.name}: {line}")
+            say(f"{job.name}: {progress_text(sweep, '; ')}")
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the workers are ended too
     try:
@@ -128,33 +104,10 @@ def figures(args: argparse.Namespace) -> int:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Show the runs behind notebooks and what is still to be trained."""
-    import pandas as pd
+    """Show what notebooks would train."""
+    from cptlab.cli_plan import plan
 
-    from cptlab import notebooks
-
-    chosen = _choose(args)
-    plans = [notebooks.plan(book, parameters) for book, parameters in chosen]
-    frames = [found.runs.assign(notebook=book.name) for (book, _), found in zip(chosen, plans, strict=True)]
-    runs = pd.concat([frame for frame in frames if not frame.empty] or frames, ignore_index=True)
-    first = [name for name in ("notebook", "id", "status") if name in runs]
-    last = [name for name in ("tokens", "flops", "minutes") if name in runs]
-    runs = runs[first + [name for name in runs if name not in first + last] + last]
-    distinct = runs.drop_duplicates("id")  # notebooks share runs
-    todo = distinct[~distinct["status"].isin(notebooks.SERVED)]
-    workers = max([found.grid.execution.workers for found in plans if found.grid is not None], default=1)
-    totals = {"runs": len(distinct), "status": distinct["status"].value_counts(sort=False).to_dict(), "workers": workers}
-    totals |= {name: float(todo[name].sum()) if name in todo else 0.0 for name in ("tokens", "flops", "minutes")}
-    totals["minutes"] /= workers
-    if args.json:
-        _print_json({"profile": args.profile, "runs": _records(runs), "totals": totals})
-        return 0
-    if not runs.empty:
-        print(_table(runs))
-    print(", ".join([f"{totals['runs']} runs", *(f"{count} {name}" for name, count in totals["status"].items())]))
-    cost = f"{_human(totals['tokens'])} tokens, {totals['flops']:.2e} FLOPs, {totals['minutes']:.1f} minutes with {workers} workers"
-    print(f"to do: {cost}" if len(todo) else "to do: nothing")
-    return 0
+    return plan(args, _choose(args))
 
 
 def status(args: argparse.Namespace) -> int:
@@ -176,7 +129,11 @@ def status(args: argparse.Namespace) -> int:
                 row["detail"] = f"{error['type']} at step {error['step']}: {error['message']}" if error else ""
             elif row["status"] in ("running", "partial"):
                 note = store.progress(run_id)
-                row["detail"] = f"step {note['step']}/{note['steps']}, {note['tokens_per_s']:,.0f} tokens/s" if note else "starting"
+                row["detail"] = "starting"
+                if note and note["step"]:
+                    row["detail"] = f"step {note['step']}/{note['steps']}, {note['tokens_per_s']:,.0f} tokens/s"
+                elif note:
+                    row["detail"] = note.get("phase", "starting")
         except StoreError as problem:
             row["detail"] = str(problem)
         rows.append(row)
@@ -184,14 +141,14 @@ def status(args: argparse.Namespace) -> int:
     for row in rows:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
     if args.json:
-        _print_json({"store": str(store.root), "committed": store.committed and str(store.committed), "counts": counts, "runs": rows})
+        print_json({"store": str(store.root), "committed": store.committed and str(store.committed), "counts": counts, "runs": rows})
         return 0
     where = " over ".join(map(str, reversed(store.layers)))
     print(f"{where}: {len(rows)} runs" + "".join(f", {count} {name}" for name, count in sorted(counts.items())))
     open_rows = [row for row in rows if row["status"] != "done" or (args.local and (store.path(row["id"]) / "run.json").exists())]
     if open_rows:
         with pd.option_context("display.max_colwidth", None):
-            print(_table(pd.DataFrame(open_rows)))
+            print(table(pd.DataFrame(open_rows)))
     return 0
 
 
@@ -214,7 +171,7 @@ def new_study(args: argparse.Namespace) -> int:
 
     for path in write(args.name):
         print(path)
-    _say(f"it runs: cptlab figures {args.name} --profile smoke")
+    say(f"it runs: cptlab figures {args.name} --profile smoke")
     return 0
 
 
@@ -233,7 +190,7 @@ def bench(args: argparse.Namespace) -> int:
     else:
         result = getattr(library, args.what)()
     if args.json or args.what in ("corpora", "laws", "compute"):  # their tables are several
-        _print_json(result)
+        print_json(result)
     else:
         for key, value in result.items():
             print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")
@@ -282,8 +239,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "-j", "--jobs", type=int, metavar="N", help="notebooks at once, or runs trained at once (default: cores, the profile's)"
     )
-    sub = command("plan", plan, "Show the runs behind notebooks: stored or not, with the tokens, FLOPs and minutes each needs here.")
+    sub = command("plan", plan, "Show what notebooks would train: runs stored and to do, tokens, and the minutes that takes here.")
     notebook_options(sub)
+    sub.add_argument("--runs", action="store_true", help="a line a run instead of a line a notebook")
     sub.add_argument("--json", action="store_true", help=json_help)
     sub = command("status", status, "Show the runs of the store by status: running ones with their progress, failed ones with their error.")
     sub.add_argument("--profile", default=COMMITTED_PROFILE, metavar="P", help="whose store (default: %(default)s)")
@@ -315,13 +273,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.function(args)
     except CptlabError as error:
-        _say(f"cptlab: {error}")
+        say(f"cptlab: {error}")
         return 2
     except BrokenPipeError:  # the reader of our output has closed it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        _say("cptlab: interrupted")
+        say("cptlab: interrupted")
         return 130
 
 

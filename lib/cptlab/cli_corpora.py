@@ -181,7 +181,7 @@ def _left(entry: dict) -> list[str]:
 
 def _why(args: argparse.Namespace) -> int:
     from cptlab import corpora
-    from cptlab.cli import _print_json
+    from cptlab.cli_output import print_json
 
     answers, problems = [], []
     for name in args.names or corpora.built():
@@ -194,7 +194,7 @@ def _why(args: argparse.Namespace) -> int:
             problems[0] if len(problems) == 1 else f"none of {len(problems)} corpora here has one document {args.why!r}: name one"
         )
     if args.json:
-        _print_json(answers)
+        print_json(answers)
         return 0
     for found in answers:
         print(f"{found['corpus']}: ", end="")
@@ -229,10 +229,10 @@ def _sample(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace, whole: Any, shown: list[dict]) -> None:
     import pandas as pd
 
-    from cptlab.cli import _print_json, _table
+    from cptlab.cli_output import print_json, table
 
     if args.json:
-        _print_json(whole)
+        print_json(whole)
     else:
         with pd.option_context("display.max_colwidth", None):
-            print(_table(pd.DataFrame(shown)))
+            print(table(pd.DataFrame(shown)))

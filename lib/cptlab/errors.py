@@ -1,8 +1,21 @@
 """The errors that cptlab raises on purpose: each message says what was wrong, where, and what to do."""
 
 
-class CptlabError(Exception):
+class Short:
+    """Mixin: an error that a notebook shows as the line of the user's cell and the message."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython asks for it
+        from cptlab.kernel import short_traceback
+
+        return short_traceback(self)
+
+
+class CptlabError(Short, Exception):
     """Base of every error that a user can mend; the command line prints its message without a traceback."""
+
+
+class Interrupted(Short, KeyboardInterrupt):
+    """A sweep was interrupted; the message says where its runs stopped and where they go on from."""
 
 
 class ConfigError(CptlabError):

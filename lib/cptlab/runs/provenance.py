@@ -82,6 +82,12 @@ def _machine() -> dict:
 
 
 @functools.cache
+def here() -> dict:
+    """This machine, as records name theirs; looked up once. Not to be changed."""
+    return _machine()
+
+
+@functools.cache
 def _versions() -> tuple[tuple[str, str | None], ...]:
     def version(name: str) -> str | None:
         try:

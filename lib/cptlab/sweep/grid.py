@@ -14,6 +14,7 @@ from cptlab.runs.lacking import lacking
 from cptlab.runs.request import Prompt, Request
 from cptlab.runs.spec import RunSpec
 from cptlab.runs.store import Store
+from cptlab.sweep.cost import costs, minutes, wall
 from cptlab.sweep.results import Results, tables
 from cptlab.sweep.scheduler import needed, train
 
@@ -65,13 +66,16 @@ class Grid:
         return spec
 
     def plan(self) -> pd.DataFrame:
-        """What the grid would cost: a row a run, upstreams that have to be trained included; nothing is trained.
+        """What the grid would cost: a row a run, upstreams that have to be trained included; nothing is trained. Prints the minutes of all.
 
         Columns: id, status (``cached``, ``evaluate`` (a kept checkpoint), ``partial``, ``missing``, ``failed``), labels, tokens, flops,
-        minutes (of one worker, here: from the measured speed of recorded runs of the same shape, else from the profile's rate).
+        minutes (of one worker, here, measurements, samples and compilation included: :mod:`cptlab.sweep.cost`). ``attrs`` of the table
+        has ``minutes`` (of the whole sweep: start-up and corpora once, and the workers side by side), ``chain`` (of its longest chain
+        of runs alone, which no number of workers undercuts), ``workers`` and ``basis`` (where the speeds are from).
         """
         todo = needed(self.store, self.requests)
-        speeds = self._speeds()
+        flops = {run_id: _flops(request.spec) for run_id, request in todo.items()}
+        found = costs(self.store, todo, self.execution, flops, calibrate=True)
         rows, seen = [], set()
         upstream = [(request, {"role": "upstream"}) for run_id, request in todo.items() if run_id not in {r.id for r in self.requests}]
         for request, labels in [*self._cells, *upstream]:
@@ -79,13 +83,18 @@ class Grid:
                 continue
             seen.add(request.id)
             status = self._status(request, todo)
-            tokens = request.spec.tokens_trained if status in ("missing", "partial") else 0
-            flops = _flops(request.spec) if tokens else 0.0
-            rate = speeds.get(repr(request.spec.model))
-            seconds = tokens / rate if rate else flops / self.execution.flops_per_second
-            cost = {"tokens": tokens, "flops": flops, "minutes": round(seconds / 60, 2)}
-            rows.append({"id": request.id, "status": status} | labels | cost)
-        return pd.DataFrame(rows)
+            trained = status in ("missing", "partial")
+            cost = {"tokens": request.spec.tokens_trained if trained else 0, "flops": flops[request.id] if trained else 0.0}
+            seconds = found[request.id].seconds if request.id in found else 0.0
+            rows.append({"id": request.id, "status": status} | labels | cost | {"minutes": minutes(seconds)})
+        table = pd.DataFrame(rows)
+        whole, chain = map(minutes, wall(todo, found, self.execution))
+        table.attrs = {"minutes": whole, "chain": chain, "workers": self.execution.workers}
+        table.attrs |= {"basis": sorted({cost.basis for cost in found.values()})}
+        if todo:
+            workers = self.execution.workers
+            print(f"{len(todo)} runs to do: about {whole:.1f} min here with {workers} workers, {chain:.1f} min with any number")
+        return table
 
     def _status(self, request: Request, todo: dict[str, Request]) -> str:
         if request.id not in todo:
@@ -95,19 +104,12 @@ class Grid:
         found = self.store.status(request.id)
         return found if found in ("partial", "running") else "missing"
 
-    def _speeds(self) -> dict[str, float]:
-        """Measured tokens/s of finished runs of this grid, by shape."""
-        speeds: dict[str, float] = {}
-        for request, _ in self._cells:
-            if repr(request.spec.model) not in speeds and self.store.status(request.id) == "done":
-                speeds[repr(request.spec.model)] = self.store.record(request.id)["summary"]["tokens_per_s"]
-        return speeds
-
     def train(self, executor: Executor | None = None) -> Results:
         """Train what is missing, then return the tables of everything. Failed runs are listed, not raised.
 
         Raises:
             ConfigError: while a notebook is planned, which never trains.
+            Interrupted: by the user; the message says where the runs stopped. The same call again goes on from there.
         """
         from cptlab.sweep.progress import Progress
 
@@ -119,8 +121,10 @@ class Grid:
             self._before(self)
 
         progress = Progress(self)
-        status = train(self.requests, self.store, self.execution, executor, progress.update)
-        progress.close()
+        try:
+            status = train(self.requests, self.store, self.execution, executor, progress.update)
+        finally:
+            progress.close()
         results = self.results(status)
         if self._after:
             self._after(results)

@@ -1,7 +1,9 @@
 """The worker processes of a sweep on one machine."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 from cptlab.runs.execution import Execution
@@ -24,8 +26,19 @@ def local_pool(execution: Execution) -> ProcessPoolExecutor:
     )
 
 
-def stop(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once; their runs resume from the last saved state."""
-    for process in list((pool._processes or {}).values()):
-        process.kill()
-    pool.shutdown(wait=False, cancel_futures=True)
+def stop(pool: ProcessPoolExecutor, seconds: float = 0.0) -> None:
+    """End the workers: each is asked to save its run, and killed after ``seconds`` (0: at once), when the run resumes from the state
+    saved before. A second interrupt meanwhile kills them, too."""
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    until = time.monotonic() + seconds
+    try:
+        if seconds:
+            for process in processes:
+                process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        waiting = {process.sentinel for process in processes}
+        while waiting and (left := until - time.monotonic()) > 0:
+            waiting -= set(multiprocessing.connection.wait(list(waiting), left))
+    finally:
+        for process in processes:
+            process.kill()

@@ -7,6 +7,7 @@ import threading
 import time
 
 from cptlab.paths import cache_dir
+from cptlab.training import stopping
 
 
 def initialise(threads: int, parent: int | None = None) -> None:
@@ -18,6 +19,7 @@ def initialise(threads: int, parent: int | None = None) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if parent is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+        stopping.listen()
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with quiet():
         import torch

@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
+from cptlab.errors import Interrupted
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import lacking
 from cptlab.runs.record import failed_record
 from cptlab.runs.request import Request, log_steps
 from cptlab.runs.spec import RunSpec
 from cptlab.runs.store import Store
+from cptlab.sweep.cost import costs
 from cptlab.sweep.pools import local_pool, stop
-from cptlab.sweep.progress import progress_line
+from cptlab.sweep.progress import Sweep, interrupted_text
 from cptlab.sweep.worker import describe, work
+from cptlab.training import stopping
 
 TRIES = 2  # of a run whose worker process died
 
@@ -80,16 +83,19 @@ def train(
     store: Store,
     execution: Execution,
     executor: Executor | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Callable[[Sweep], None] | None = None,
 ) -> dict[str, str]:
     """Bring the store to where it can serve every request; returns the status of each run that was worked on.
 
     Args:
         requests: what is wanted, in any order.
         executor: any ``concurrent.futures.Executor`` whose processes see the store's folder (a local pool by default; submitit on Slurm).
-        on_progress: called about twice a second with the ids being worked on.
+        on_progress: called about twice a second with the sweep, and once before anything runs.
 
     A run that fails leaves a record with its error, those that need it are skipped, and the others go on.
+
+    Raises:
+        Interrupted: by the user; the runs in progress were given some seconds to save themselves, and the message says where they stopped.
     """
     todo = needed(store, requests)
     if not todo:
@@ -105,11 +111,14 @@ def train(
         for spec, step in request.spec.runs_upstream()
         if spec.id not in todo and store.checkpoint(spec.id, step) is None
     }
-    status: dict[str, str] = {}
+    sweep = Sweep(store, todo, execution.workers, costs=costs(store, todo, execution) if on_progress else None)
+    status = sweep.status
     tries = dict.fromkeys(todo, 0)
     suspects: set[str] = set()  # runs in whose company a worker died: which of them killed it shows when each is run alone
     running: dict[Future, str] = {}
     own = executor is None
+    tell = on_progress or (lambda sweep: None)
+    tell(sweep)
     pool = local_pool(execution) if own else executor
     try:
         while len(status) < len(todo):
@@ -123,6 +132,7 @@ def train(
                     status[run_id] = "skipped"
                 elif all(status.get(up) == "done" for up in ups):
                     running[pool.submit(work, todo[run_id], store.resolved(), execution)] = run_id
+            sweep.running = set(running.values())
             finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             died = set()
             for future in finished:
@@ -132,8 +142,10 @@ def train(
                 except BrokenProcessPool:
                     died.add(run_id)
                 except Exception as error:  # work that leaves no record, such as a measurement that fails: the sweep goes on
+                    sweep.errors[run_id] = f"{type(error).__name__}: {error}"
                     status[run_id] = "failed"
-                    warnings.warn(f"run {describe(todo[run_id])}: {type(error).__name__}: {error}", stacklevel=2)
+                    if on_progress is None:
+                        warnings.warn(f"run {describe(todo[run_id])}: {sweep.errors[run_id]}", stacklevel=2)
             if died:
                 for future, run_id in running.items():
                     future.cancel()
@@ -143,10 +155,14 @@ def train(
                 for run_id in died:
                     _worker_died(store, todo[run_id], tries, status)
                 if own:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    stop(pool, stopping.SECONDS)
                     pool = local_pool(execution)
-            if on_progress:
-                on_progress(progress_line(store, todo, status, set(running.values())))
+            sweep.running = set(running.values())
+            tell(sweep)
+    except KeyboardInterrupt:
+        if own:
+            stop(pool, stopping.SECONDS)
+        raise Interrupted(interrupted_text(sweep)) from None
     except BaseException:
         if own:
             stop(pool)

@@ -10,6 +10,7 @@ from cptlab.runs.lacking import Lacking
 from cptlab.runs.record import failed_record
 from cptlab.runs.request import Request
 from cptlab.runs.store import Store
+from cptlab.training import stopping
 from cptlab.training.evaluation import measure_checkpoints
 from cptlab.training.trainer import OtherTrajectory, Training
 
@@ -17,7 +18,7 @@ from cptlab.training.trainer import OtherTrajectory, Training
 def train_or_evaluate(request: Request, store: Store, execution: Execution, wanted: Lacking, lock=None) -> str:
     """Do what the store lacks of ``request``, ``wanted``, in this process (all ranks call it); returns the run's status.
 
-    A failure becomes a record with status ``failed``. Interrupts pass through and leave the state to resume from.
+    A failure becomes a record with status ``failed``. Interrupts and the wish to stop pass through and leave the state to resume from.
     """
     if wanted.train:
         _train(request, store, execution, wanted, lock)
@@ -31,15 +32,18 @@ def _train(request: Request, store: Store, execution: Execution, wanted: Lacking
     try:
         run = Training(request, store, execution, wanted, lock)
         try:
-            run.train()
+            with stopping.after_a_step():
+                run.train()
         except OtherTrajectory as left:
             run.engine.close()
             run = None
             _begin_other(request, store, left.step)
             wanted = replace(wanted, record=True)
             run = Training(request, store, execution, wanted, lock)
-            run.train()
-        run.finish()
+            with stopping.after_a_step():
+                run.train()
+        with stopping.after_a_step():  # a record half written is no record
+            run.finish()
     except Exception as error:  # a run that fails is a record; the sweep goes on
         others = lock is not None and not lock.is_ours()  # another owner took the run over: the record is its to write
         if others or not wanted.record or (dist.is_initialized() and dist.get_rank() != 0):

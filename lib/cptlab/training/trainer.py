@@ -13,6 +13,7 @@ from cptlab.corpora import open_corpus
 from cptlab.errors import ConfigError, TrainingError
 from cptlab.files import atomic_json, sha256_file
 from cptlab.machine import matmul_rate
+from cptlab.runs import notes
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import Lacking
 from cptlab.runs.provenance import collect
@@ -21,6 +22,7 @@ from cptlab.runs.request import Request
 from cptlab.runs.store import Store, same_number
 from cptlab.runs.tables import CURVE_COLUMNS, table_text
 from cptlab.runs.view import STATE, WEIGHTS, View
+from cptlab.training import stopping
 from cptlab.training.engine import DTYPES, Engine, compute_type, here, masters_into, round_weights, start_process_group
 from cptlab.training.evaluation import measurement
 from cptlab.training.guards import check_text, kept_state, upstream_weights
@@ -62,6 +64,8 @@ class Training:
         self.rank, self.world = start_process_group()
         self.lead = self.rank == 0
         self.corpus = open_corpus(self.spec.corpus)
+        if self.lead:
+            notes.opening(store, request)
         check_text(self.corpus, request, store, wanted.view)
         self.sets = self._measurements()
         training = {name: self.corpus.tokens(name, "train") for name in self.spec.mixture}
@@ -177,6 +181,7 @@ class Training:
             self._compare(row)
         if self.step == 0:
             self._measure_and_keep()
+        self._note(f"resumed at step {self.step}" if self.step else "compiling" if self.engine.compiled else "making the first step")
         while self.step < last:
             lr = learning_rate(spec, self.step)
             started = time.perf_counter()
@@ -202,8 +207,12 @@ class Training:
                 self.train_seconds += time.perf_counter() - started
                 self.timed_steps += 1
             self._measure_and_keep()
-            if self.step < last and self._save_is_due():
+            stop = stopping.asked() and self.world == 1  # several ranks would have to agree
+            if self.step < last and (stop or self._save_is_due()):
                 self._save()
+                if stop:
+                    self._note("stopped")
+                    raise stopping.Stopped(f"run {spec.id}: stopped at step {self.step} of {spec.steps}")
             self._note()
 
     def _save_is_due(self) -> bool:
@@ -251,6 +260,7 @@ class Training:
         """Measure and keep what is asked for at this step."""
         step = self.step
         if step in self.request.measured_steps:
+            self._note("evaluating")
             with self.engine.weights_as_saved():
                 for name, measure in self.sets.items():
                     row = {"step": step, "tokens": step * self.spec.batch_tokens, "set": name}
@@ -274,17 +284,15 @@ class Training:
         asked = {"prompt": prompt.text, "seed": prompt.seed, "temperature": prompt.temperature, "length": prompt.length}
         return {"step": self.step, "text": tokenizer.decode(tokens)} | asked
 
-    def _note(self) -> None:
+    def _note(self, phase: str = "") -> None:
+        """Note how far the run is: when a phase begins, and in training about once a second."""
         now = time.perf_counter()
-        if self.lead and (now - self.last_note > PROGRESS_SECONDS or self.step == self.spec.steps):
+        if self.lead and (phase or now - self.last_note > PROGRESS_SECONDS or self.step == self.spec.steps):
             self.last_note = now
             rate = self.timed_steps * self.spec.batch_tokens / self.train_seconds if self.train_seconds else 0.0
             loss = self.curve[-1]["loss_nats"] if self.curve else None
-            note = {
-                "step": self.step, "steps": self.spec.steps, "tokens": self.step * self.spec.batch_tokens, "loss_nats": loss,
-                "tokens_per_s": rate, "time": time.time(), "measured": self.measured[-8:],
-            }  # fmt: skip
-            self.store.write_progress(self.spec.id, note)
+            far = {"step": self.step, "tokens": self.step * self.spec.batch_tokens, "measured": self.measured}
+            notes.write(self.store, self.request, phase or "training", loss_nats=loss, tokens_per_s=rate, **far)
             if self.lock is not None:
                 self.lock.check()
 
