@@ -158,8 +158,8 @@ def partial_attempt(store, run, monkeypatch, keep):
 
     note = Training._note
 
-    def killed(training):
-        note(training)
+    def killed(training, phase=""):
+        note(training, phase)
         if training.step > keep:
             raise KeyboardInterrupt
 

@@ -97,4 +97,4 @@ def test_outside_a_clone_nothing_is_trained_unasked(tmp_path):
     done = subprocess.run([sys.executable, "-c", OUTSIDE], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert "UserWarning: no clone of cptlab was found upward of" in done.stderr and "set CPTLAB_ROOT to one" in done.stderr
     assert "ConfigError: no clone of cptlab was found" in done.stderr and "all 1 runs would be trained, about" in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".cache"])  # how fast the machine is, for the minutes

@@ -114,6 +114,7 @@ def test_served_runs_show_nothing(recipe, store, torch_once, monkeypatch, capsys
     monkeypatch.setattr(progress, "audience", lambda: "terminal")
     run = tiny.spec(recipe, 2)
     tiny.trained(store, run)
+    capsys.readouterr()  # what the engine says when it is imported first
     grid = Grid(store, tiny.EXECUTION)
     grid.add(run, steps=(2,))
     grid.train()

@@ -17,7 +17,8 @@ def plan(args: argparse.Namespace, chosen: "list[tuple[Notebook, dict]]") -> int
 
     from cptlab import batch, notebooks
 
-    names = [batch.title(batch.job(book, parameters, {}).output) for book, parameters in chosen]
+    several = len(chosen) > len({book.path for book, _ in chosen})
+    names = [batch.title(batch.job(book, parameters, {}).output) if several else book.name for book, parameters in chosen]
     plans = [notebooks.plan(book, parameters) for book, parameters in chosen]
     frames = [found.runs.assign(notebook=name) for name, found in zip(names, plans, strict=True)]
     runs = pd.concat([frame for frame in frames if not frame.empty] or frames, ignore_index=True)
