@@ -39,8 +39,8 @@ def test_tables_over_all_executions(tmp_path, monkeypatch):
         (job.output.parent / "figures").mkdir(parents=True)
         other = entry | {"notebook": "01_corpora"}
         (job.output.parent / "figures" / "claims.json").write_text(json.dumps({"C1.4": entry, "L1.1": other}))
-        rows = [("a", "s", 0, "fr", 9.0), ("a", "s", 5, "fr", 2.0), ("b", "s", 5, "fr", 4.0)]
-        table = pd.DataFrame(rows, columns=["id", "arm", "step", "set", "loss_nats"])
+        rows = [("a", "s", "1M", 0, "fr", 9.0), ("a", "s", "1M", 5, "fr", 2.0), ("b", "s", "1M", 5, "fr", 4.0)]
+        table = pd.DataFrame(rows, columns=["id", "arm", "size", "step", "set", "loss_nats"])
         (job.output.parent / "02_curves").mkdir()
         table.to_parquet(job.output.parent / "02_curves" / "measurements.parquet")
     verdicts, losses = batch.overview(jobs)
@@ -48,7 +48,9 @@ def test_tables_over_all_executions(tmp_path, monkeypatch):
         {"near": near, "claim": "C1.4", "verdict": "reproduced", "quantity": "saving", "value": v, "low": 0.1, "high": 0.5, "n": 3}
         for near, v in (("de", 0.3), ("es", 0.2))
     ]
-    assert losses.to_dict("records") == [{"near": near, "arm": "s", "set": "fr", "loss_nats": 3.0, "runs": 2} for near in ("de", "es")]
+    assert losses.to_dict("records") == [
+        {"near": near, "arm": "s", "size": "1M", "set": "fr", "loss_nats": 3.0, "runs": 2} for near in ("de", "es")
+    ]
     written = (tmp_path / "notebooks" / "smoke").glob("*.csv")
     assert sorted(path.name for path in written) == [
         "02_curves_losses.csv",

@@ -94,5 +94,5 @@ def _losses(one: Job) -> list[dict]:
     table = pd.read_parquet(path)
     last = table[table["step"] == table.groupby("id")["step"].transform("max")]
     by = [name for name in ("part", "arm", "language", "size", "set") if name in last]
-    means = last.groupby(by, sort=False, dropna=False)["loss_nats"].agg(["mean", "size"]).reset_index()
-    return means.rename(columns={"mean": "loss_nats", "size": "runs"}).to_dict("records")
+    means = last.groupby(by, sort=False, dropna=False).agg(loss_nats=("loss_nats", "mean"), runs=("id", "count"))
+    return means.reset_index().to_dict("records")
