@@ -9,6 +9,8 @@ from cptlab.laws.fit import Fit
 
 # Beginnings of warnings whose numbers are in the other two tables.
 _TOLD = ("not determined by these data", "condition number", "only ")
+#: For :func:`cptlab.show.table` of :func:`certificates`.
+FORMATS = {"that agree": ".0%", "condition number": ".3g", "rms error": ".2%"}
 
 
 def parameters(fits: Mapping[str, Fit]) -> pd.DataFrame:
@@ -31,9 +33,9 @@ def certificates(fits: Mapping[str, Fit]) -> pd.DataFrame:
             "free": len(found.form.names) - len(found.frozen),
             "open": len(found.unidentified),
             "starts": found.starts,
-            "that agree": f"{found.agreement:.0%}",
-            "condition number": f"{found.condition:.3g}",
-            "rms error": f"{found.rms_log_error:.2%}",
+            "that agree": found.agreement,
+            "condition number": found.condition,
+            "rms error": found.rms_log_error,
             "search": found.status,
         }
         for label, found in fits.items()
