@@ -198,3 +198,10 @@ def test_reported_is_a_band_with_its_text():
     figures.panels.reported(ax, 0.25, 0.5, 1.0, 0.3)
     assert [label.get_text() for label in ax.texts] == ["what the work reports"]
     assert ax.patches[0].get_extents().height > 0
+
+
+def test_refused_axes_are_named_by_a_title_at_the_left(places):
+    fig = Figure()
+    fig.subplots().set_title("Loss on Franch", loc="left")  # where the style puts it
+    with pytest.raises(ConfigError, match="the axes 'Loss on Franch' show no finite number"):
+        figures.save(fig, "a", pd.DataFrame({"a": [1]}), "02", "laptop", [], "")
