@@ -198,3 +198,45 @@ def test_spread_moves_no_more_than_it_must():
     assert _spread(np.array([0.0, 5.0]), 2.0).tolist() == [0.0, 5.0]
     assert _spread(np.array([1.0, 0.0, 10.0]), 2.0).tolist() == pytest.approx([1.5, -0.5, 10.0])
     assert _spread(np.array([3.0, 3.0, 3.0]), 1.0).tolist() == pytest.approx([2.0, 3.0, 4.0])
+
+
+def test_points_stand_over_their_names():
+    ax = Figure().add_subplot()
+    figures.panels.points(ax, ["a", "b"], [1.0, 2.0], [0.5, 2.0], [1.5, 3.0], "C0")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"] and ax.get_xlim() == (-0.5, 1.5)
+    ends = [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()]
+    assert ends == [[0.5, 1.5], [2.0, 3.0]]
+
+
+def test_upright_is_hollow_when_not_sure_and_spans_the_height_without_bounds():
+    ax = Figure().add_subplot()
+    figures.panels.upright(ax, 0, 1.0, 0.5, 1.5, "C0")
+    figures.panels.upright(ax, 1, 1.0, np.nan, np.nan, "C0", sure=False)
+    solid, first, whole, _, second = ax.lines
+    assert solid.get_linestyle() == "-" and list(solid.get_ydata()) == [0.5, 1.5]
+    assert first.get_markerfacecolor() == "C0" and second.get_markerfacecolor() == "white"
+    assert whole.get_linestyle() == ":" and list(whole.get_ydata()) == [0, 1]  # of the height
+
+
+def test_labelled_points():
+    ax = Figure().add_subplot()
+    rows = pd.DataFrame({"x": [1.0, 2.0, 3.0], "y": [4.0, 5.0, 6.0], "name": ["one", "", "three"]})
+    figures.panels.labelled(ax, rows, "x", "y", "name", "C0", error=0.1, places={"three": (-9, 0)})
+    assert [(label.get_text(), label.get_ha()) for label in ax.texts] == [("one", "left"), ("three", "right")]
+    assert len(ax.collections) == 2  # bars both ways
+    figures.panels.labelled(ax, rows[:0], "x", "y", "name", "C0")  # no rows, no labels
+    assert len(ax.texts) == 2
+
+
+def test_reported_is_a_band_with_its_text():
+    ax = Figure().add_subplot()
+    figures.panels.reported(ax, 0.25, 0.5, 1.0, 0.3)
+    assert [label.get_text() for label in ax.texts] == ["what the work reports"]
+    assert ax.patches[0].get_extents().height > 0
+
+
+def test_refused_axes_are_named_by_a_title_at_the_left(places):
+    fig = Figure()
+    fig.subplots().set_title("Loss on Franch", loc="left")  # where the style puts it
+    with pytest.raises(ConfigError, match="the axes 'Loss on Franch' show no finite number"):
+        figures.save(fig, "a", pd.DataFrame({"a": [1]}), "02", "laptop", [], "")

@@ -86,3 +86,8 @@ def test_the_patch_tables_agree_with_each_other_and_with_their_formula():
     for row in both.itertuples():
         column = "token" if row[3] == "0" else "patch"
         assert row.ppl == pytest.approx(fine.loc[row.model, column], abs=0.0501)
+
+
+def test_a_rounding_box_needs_draws():
+    with pytest.raises(ConfigError, match="draws = 0: give a whole number of at least 1"):
+        published.rounding_box({"a": "0.40"}, 0)

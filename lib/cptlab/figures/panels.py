@@ -1,6 +1,6 @@
 """Mechanics that studies share: panels side by side, each with one line an arm, and shares as a table of colours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -95,6 +95,58 @@ def legend_beside(fig: Figure, colors: Mapping[str, str], title: str = "", entri
     named = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, min(entries, len(names))).round().astype(int))]
     handles = [Line2D([], [], color=style.COLORS.get(colors[name], colors[name]), label=name) for name in named]
     fig.legend(handles=handles, title=title, loc="outside right center")
+
+
+def points(ax: Axes, names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float], color: str) -> None:
+    """Values with their intervals as error bars, one beside the other, each over its name."""
+    values, low, high = (np.asarray(column, dtype=float) for column in (values, low, high))
+    places = np.arange(len(values))
+    ax.errorbar(places, values, yerr=[values - low, high - values], fmt="o", ms=4, capsize=3, color=color)
+    ax.set_xticks(places, names, fontsize=7)
+    ax.set_xlim(-0.5, len(values) - 0.5)
+
+
+def upright(ax: Axes, place: float, value: float, low: float, high: float, color: str, sure: bool = True) -> None:
+    """A value at ``place`` with its interval as an upright line; hollow and dotted when not ``sure``, dotted over the whole height when
+    the bounds are NaN."""
+    if np.isnan(low):
+        ax.axvline(place, color=color, lw=1.5, ls=":")
+    ax.plot([place, place], [low, high], color=color, lw=1.5, ls="-" if sure else ":")
+    ax.plot(place, value, "o", ms=4, color=color, mfc=color if sure else "white")
+
+
+def labelled(
+    ax: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    label: str,
+    color: str,
+    *,
+    marker: str = "o",
+    error: float = 0.0,
+    places: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Points with what they are written beside them.
+
+    Args:
+        label: column of the texts; an empty one is left out.
+        error: half width of the error bars, both ways.
+        places: text -> how far from its point it is written, to the right and upward in points; default (4, 6).
+    """
+    bars = {"xerr": error, "yerr": error} if error else {}
+    ax.errorbar(rows[x], rows[y], fmt=marker, color=color, ms=3.5, elinewidth=0.8, **bars)
+    for at, height, text in zip(rows[x], rows[y], rows[label], strict=True):
+        dx, dy = (places or {}).get(text, (4, 6))
+        if text:
+            style.direct_label(ax, at, height, text, color, dx=dx, dy=dy, fontsize=6.5)
+
+
+def reported(ax: Axes, low: float, high: float, x: float, y: float, text: str = "what the work reports") -> None:
+    """A grey band over the whole width between two numbers of a work, with ``text`` at (x, y)."""
+    color = style.PAPER["color"]
+    ax.axhspan(low, high, color=color, alpha=0.25, lw=0)
+    style.direct_label(ax, x, y, text, color)
 
 
 def heatmap(ax: Axes, shares: pd.DataFrame, texts: pd.DataFrame | None = None, cmap: str = "Blues") -> None:

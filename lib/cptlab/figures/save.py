@@ -44,7 +44,8 @@ def save(
     csv = table.to_csv(index=False, float_format=FLOAT_FORMAT, lineterminator="\n").encode()
     for ax in fig.axes:
         if ax.axison and ax.get_visible() and not _shows_something(ax):
-            title = ax.get_title() or ax.get_xlabel() or ax.get_ylabel() or f"number {fig.axes.index(ax) + 1}"
+            titles = map(ax.get_title, ("left", "center", "right"))
+            title = next(filter(None, titles), "") or ax.get_xlabel() or ax.get_ylabel() or f"number {fig.axes.index(ax) + 1}"
             raise ConfigError(
                 f"figure {name!r}: the axes {title!r} show no finite number; check that the table has rows for them (a language, size or "
                 "arm that was not run?), or leave the axes out"

@@ -54,6 +54,8 @@ def half_unit(text: str) -> float:
 
 def rounding_box(values: Mapping[str, str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
     """``draws`` uniform draws of all numbers that would have been printed as ``values``, by name, each of shape (draws,)."""
+    if draws < 1:
+        raise ConfigError(f"draws = {draws}: give a whole number of at least 1, such as 20000")
     generator = np.random.default_rng(seed)
     return {name: float(text) + half_unit(text) * generator.uniform(-1, 1, draws) for name, text in values.items()}
 
