@@ -28,7 +28,10 @@ def test_folders_tell_the_dials():
 
 def test_tables_over_all_executions(tmp_path, monkeypatch):
     monkeypatch.setenv("CPTLAB_LOCAL", str(tmp_path))
-    book = Notebook(tmp_path / "02_curves.ipynb")
+    monkeypatch.setenv("CPTLAB_ROOT", str(tmp_path / "clone"))
+    book = Notebook(tmp_path / "clone" / "notebooks" / "02_curves.ipynb")
+    solution = Notebook(tmp_path / "clone" / "notebooks" / "solutions" / "02_curves.ipynb")  # beside its namesake, not over it
+    assert batch.job(solution, {"profile": "smoke"}, {}).output == tmp_path / "notebooks" / "smoke" / "solutions" / "02_curves.ipynb"
     jobs = [batch.job(book, {"profile": "smoke", "near": near, "far": None}, {}) for near in ("de", "es", "ru")]
     assert jobs[0].output == tmp_path / "notebooks" / "smoke" / "near=de" / "02_curves.ipynb"
     assert jobs[0].env == {"CPTLAB_EXECUTED": str(jobs[0].output.parent)}

@@ -181,6 +181,19 @@ def test_zero_crossing_that_noise_can_move_out_of_range_has_open_bounds():
     assert result.value < 100 and result.high == math.inf and result.low > 10
 
 
+def test_an_estimate_reads_at_a_glance():
+    nan = math.nan
+    for estimate, text in (
+        (Estimate(0.07643, 0.0691, 0.0832, 13, 10, "pairs", (2.8929, 2.8168)), "0.0764 [0.0691, 0.0832] = 2.8929 − 2.8168 (13 pairs)"),
+        (Estimate(-2.31, -10.4, -0.024, 1, counts="pairs"), "−2.31 [−10.40, −0.02] (1 pair)"),
+        (Estimate(22.12, nan, nan, 4), "22.1 (no interval) (4 values)"),
+        (Estimate(1234567.0, 1e6, 2e6, 1200, counts="points"), "1,234,567 [1,000,000, 2,000,000] (1,200 points)"),
+        (Estimate(0.0, nan, nan, 8), "0.00 (no interval) (8 values)"),
+        (Estimate(1.7e5, 0.0, math.inf, 3), "170,000 [0, inf] (3 values)"),
+    ):
+        assert str(estimate) == text
+
+
 def test_no_crossing_has_no_value():
     result = zero_crossing([1, 10, 100], [0.1, -0.2, 0.3], 0.1, dof=4)
     assert result.value is None and math.isnan(result.low)

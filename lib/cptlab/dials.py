@@ -116,6 +116,8 @@ KINDS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"size", lambda v: isinstance(v, str) and bool(v), 'the name of a model, such as "0.35M"'),
     (r"sizes", lambda v: isinstance(v, list) and v and all(isinstance(x, str) for x in v) and len(set(v)) == len(v),
      'a list of names of models, such as ["0.09M", "0.35M"]'),
+    (r"draws|starts", lambda v: type(v) is int and v > 0, "a whole number of at least 1"),
+    (r"bootstrap", lambda v: type(v) is int and v >= 0, "a whole number of at least 0"),
     (r"languages", lambda v: isinstance(v, list) and v and all(map(_language, v)), 'a list of codes of languages, such as ["fr", "zh"]'),
     (r"near|far|target|language|base_language", lambda v: _language(v), 'the code of a language, such as "de"'),
 ]  # fmt: skip

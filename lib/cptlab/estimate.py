@@ -37,7 +37,8 @@ class Estimate:
             return "none"
         bounds = [] if math.isnan(self.low) or math.isnan(self.high) else [self.low, self.high]
         finite = [abs(x) for x in (self.value, *bounds) if math.isfinite(x)]
-        places = _places(max(finite, default=0.0))
+        most = _places(max(finite, default=0.0))
+        places = min(max(most, *(_places(x) - 2 for x in finite if x)), most + 2) if any(finite) else most  # a small bound is not 0.0
         text = f"{self.value:,.{places}f}" + (f" [{bounds[0]:,.{places}f}, {bounds[1]:,.{places}f}]" if bounds else " (no interval)")
         text = text.replace("-", "−")
         if self.sides is None:

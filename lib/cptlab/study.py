@@ -13,6 +13,7 @@ from cptlab.cards import Card
 from cptlab.corpora.recipe import CorpusRecipe, holding
 from cptlab.corpora.recipe import recipe as corpus_recipe
 from cptlab.errors import ConfigError, CorpusError, require
+from cptlab.files import atomic_write
 from cptlab.profiles import load_profile, profile_names  # noqa: F401  profile_names for those who look here for it
 from cptlab.runs.execution import Execution
 from cptlab.runs.shapes import ModelSpec, shape_named
@@ -143,6 +144,12 @@ class Study:
         runs = self.runs if runs is None else list(runs)
         folder = self._folder(runs, records)
         figures.save(fig, f"{self.prefix}_{name}", data, self.name, self.profile, [*runs, *records], caption, folder)
+
+    def save_table(self, name: str, table: "pd.DataFrame", runs: Sequence[str] | None = None) -> Path:
+        """Write a table as ``<number of the notebook>_<name>.csv`` to where the figures of its runs go; returns its path."""
+        path = self._folder(self.runs if runs is None else list(runs), ()) / f"{self.prefix}_{name}.csv"
+        atomic_write(path, table.to_csv(index=False, lineterminator="\n"))
+        return path
 
     def decide(
         self, claim: str, estimates: "Mapping[str, Estimate]", runs: Sequence[str] | None = None, records: Sequence[str] = ()
