@@ -113,7 +113,7 @@ def test_a_changed_arm_is_trained_interrupted_and_gone_on_with(page, server):
     stopped = re.search(r"with replay: stopped at step (\d+) of \d+, (?:saved there, goes on from there|goes on from step \d+)", text)
     assert stopped and "KeyboardInterrupt" not in text.replace("KeyboardInterrupt: ", "", 1)
     menu(page, "Run", "Run All Cells")
-    text = wait_for(page, r"(\d) of \1 runs done in .*\n[\s\S]*knowing nothing")  # the last line and picture stay
+    text = wait_for(page, r"(\d) of \1 runs done in .*\n[\s\S]*half replay")  # the last line and picture stay
     assert not re.search(r"\d+ running|stopped", text)
     assert "not to" in text and "the profile is smoke" in text  # where the figures went
     assert not (server[1] / "figures" / "00_first_run.png").is_file() or "smoke" in text
