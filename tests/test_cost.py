@@ -129,7 +129,8 @@ def test_plan_tells_the_minutes_of_the_whole(recipe, store, capsys):
     assert plan.attrs["chain"] < plan.attrs["minutes"] and plan.attrs["workers"] == 2 and plan.attrs["basis"] == ["records here"]
     said = capsys.readouterr().out
     assert (
-        said == f"3 runs to do: about {plan.attrs['minutes']:.1f} min here with 2 workers, {plan.attrs['chain']:.1f} min with any number\n"
+        said
+        == f"3 runs to do: about {plan.attrs['minutes']:.1f} min here with 2 workers, {plan.attrs['chain']:.1f} min for the longest chain\n"
     )
     assert Grid(store, tiny.EXECUTION).plan().attrs["minutes"] == 0.0 and capsys.readouterr().out == ""
 

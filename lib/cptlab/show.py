@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 ROWS = 12  # shown before the fold
-WHOLE = 40  # characters up to which the texts of a column stay on one line
+WHOLE = 40  # characters up to which the texts of a column stay on one line, a third of it in a table that is wider than
+PAGE = 100  # characters
 _SEEN = "text-align:{side};padding:2px 14px 2px 0;vertical-align:top{more}"
 
 
@@ -25,7 +26,9 @@ class Table:
         self.numeric = [pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) for column in columns]
         given = [formats.get(head) for head in self.heads]
         texts = [_texts(column, form) for column, form in zip(columns, given, strict=True)]
-        self.whole = [number or max(map(len, text), default=0) <= WHOLE for number, text in zip(self.numeric, texts, strict=True)]
+        widths = [max(map(len, text), default=0) for text in texts]
+        limit = WHOLE if sum(widths) <= PAGE else WHOLE // 3
+        self.whole = [number or width <= limit for number, width in zip(self.numeric, widths, strict=True)]
         self.cells = list(zip(*texts, strict=True))
 
     def _html_rows(self, cells: list) -> str:

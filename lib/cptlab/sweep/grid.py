@@ -93,7 +93,8 @@ class Grid:
         table.attrs |= {"basis": sorted({cost.basis for cost in found.values()})}
         if todo:
             workers = self.execution.workers
-            print(f"{len(todo)} runs to do: about {whole:.1f} min here with {workers} workers, {chain:.1f} min with any number")
+            runs = f"{len(todo)} run{'s' if len(todo) > 1 else ''} to do"
+            print(f"{runs}: about {whole:.1f} min here with {workers} workers, {chain:.1f} min for the longest chain")
         return table
 
     def _status(self, request: Request, todo: dict[str, Request]) -> str:
