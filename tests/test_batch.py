@@ -21,7 +21,11 @@ def test_combinations():
 
 
 def test_folders_tell_the_dials():
-    assert outputs.slug({"near": "de", "seeds": [0, 1], "lr": {"base": 0.002}}) == "near=de_seeds=0-1_lr=base-0.002"
+    assert outputs.slug({"near": "de", "seeds": [0, 1]}) == "near=de_seeds=0-1"
+    assert outputs.slug({"lr": {"base": 0.002}}).startswith("lr=base-0.002-")
+    assert outputs.slug({"near": "de", "seed": 1}) == outputs.slug({"seed": 1, "near": "de"})
+    values = ["a b", "a-b", ["a", "b"], "中", "日", "/a/b.txt", "a/b.txt", -1, 1, {}, [], {"a": 1}]
+    assert len({outputs.slug({"x": value}) for value in values}) == len(values)
     long = {"languages": [f"l{number}" for number in range(60)]}
     assert len(outputs.slug(long)) == 80 and outputs.slug(long) != outputs.slug({"languages": [*long["languages"], "x"]})
 
@@ -39,12 +43,10 @@ def test_tables_over_all_executions(tmp_path, monkeypatch):
     for job, value in zip(jobs[:2], (0.3, 0.2), strict=True):  # the third has failed
         quantity = {"value": value, "low": 0.1, "high": 0.5, "n": 3, "dof": 2, "verdict": "reproduced"}
         entry = {"verdict": "reproduced", "quantities": {"saving": quantity}, "profile": "smoke", "notebook": "02_curves", "runs": []}
-        (job.output.parent / "figures").mkdir(parents=True)
-        other = entry | {"notebook": "01_corpora"}
-        (job.output.parent / "figures" / "claims.json").write_text(json.dumps({"C1.4": entry, "L1.1": other}))
+        (job.output.parent / "02_curves").mkdir(parents=True)
+        (job.output.parent / "02_curves" / "claims.json").write_text(json.dumps({"C1.4": entry}))
         rows = [("a", "s", "1M", 0, "fr", 9.0), ("a", "s", "1M", 5, "fr", 2.0), ("b", "s", "1M", 5, "fr", 4.0)]
         table = pd.DataFrame(rows, columns=["id", "arm", "size", "step", "set", "loss_nats"])
-        (job.output.parent / "02_curves").mkdir()
         table.to_parquet(job.output.parent / "02_curves" / "measurements.parquet")
     verdicts, losses = batch.overview(jobs)
     assert verdicts.to_dict("records") == [
@@ -55,6 +57,10 @@ def test_tables_over_all_executions(tmp_path, monkeypatch):
         {"near": near, "arm": "s", "size": "1M", "set": "fr", "loss_nats": 3.0, "runs": 2} for near in ("de", "es")
     ]
     written = (tmp_path / "notebooks" / "smoke").glob("*.csv")
+    batch.clear(jobs[0])
+    assert batch.overview(jobs[:1]) == []  # before it is executed again
+    in_figures = batch.job(book, {"profile": "smoke", "near": "de"}, {"CPTLAB_FIGURES": "/f"}, several=True)
+    assert in_figures.env["CPTLAB_FIGURES"] == "/f/near=de"
     assert sorted(path.name for path in written) == [
         "02_curves_losses.csv",
         "02_curves_verdicts.csv",

@@ -18,6 +18,8 @@ SETTINGS = {
     "sizes": {"0.09M": {"seeds": [0, 1], "lr": {"base": 0.008}}, "0.35M": {"seeds": [0], "lr": {"base": 0.002}}},
     "kind": "cosine",
     "shares": [0.0, 0.5],
+    "trace": {"size": "0.17M", "seeds": [0], "share": 0.01},
+    "sweep": {"tokens": 1000, "rates": {"0.35M": [0.001]}},
 }
 
 
@@ -40,6 +42,8 @@ def test_values_take_the_place_of_the_profiles():
 
 
 def test_what_plain_papermill_hands_on_as_text():
+    assert turn(lr={"base": "1e-3"})[1] == {"lr": {"base": 0.001}}  # YAML 1.1 takes it for text
+    assert turn(sweep="{rates: {}}")[0]["sweep"] == {"tokens": 1000, "rates": {}}
     assert turn(seeds="[0, 1]", lr="{target: 0.01}", arm_tokens="2000000")[1] == {
         "seeds": [0, 1],
         "lr": {"target": 0.01},
@@ -69,6 +73,12 @@ def test_what_plain_papermill_hands_on_as_text():
         ({"lr": {"arm": 0.01}}, "'arm' is not one of its keys base, target"),
         ({"lr": {"base": -1}}, "a learning rate above 0"),
         ({"kind": 3}, "parameter kind = 3: give text as the profile does"),
+        ({"trace": {"seeds": "x"}}, 'parameter trace.seeds = "x": give a list'),
+        ({"trace": {"share": 7}}, "parameter trace.share = 7: give a part"),
+        ({"trace": {"share": 0}}, "parameter trace.share = 0"),
+        ({"trace": {"size": "3M"}}, "model size '3M' is unknown"),
+        ({"sweep": {"rates": {"0.35M": "abc"}}}, "parameter sweep.rates = .*a learning rate above 0"),
+        ({"near": "en"}, "parameter near = 'en': English is the language of the base"),
         ({"colour": "red"}, "parameter colour: profile laptop, notebook 02 has no setting of that name"),
     ],
 )
@@ -77,9 +87,17 @@ def test_a_wrong_value_names_the_parameter_and_the_remedy(given, message):
         turn(**given)
 
 
+def test_a_profile_of_ones_own_is_checked_by_the_same_names(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("extends: smoke\nnotebooks: {00_first_run: {replay: 7}, 02_cpt_loss_curves: {near: de}}")
+    with pytest.raises(ConfigError, match="notebook 00_first_run: replay = 7: give a part between 0 and 1"):
+        _ = open_study("00_first_run", str(own)).settings
+    assert open_study("02_cpt_loss_curves", str(own)).corpus.name == "verses-en-de-zh-smoke"
+
+
 def test_a_language_leads_to_a_corpus_that_has_it():
     assert open_study("02_cpt_loss_curves", "laptop", near=None).corpus.name == "verses-en-fr-zh"
     assert open_study("02_cpt_loss_curves", "laptop", near="de").corpus.name == "verses-en-de-zh"
     assert open_study("02_cpt_loss_curves", "smoke", far="ru").corpus.names == ("en", "fr", "ru")
-    with pytest.raises(ConfigError, match="parameter near = 'xx'.*ar, bn, de, en"):
+    with pytest.raises(ConfigError, match="near = 'xx'.*ar, bn, de, en"):
         open_study("02_cpt_loss_curves", "laptop", near="xx")

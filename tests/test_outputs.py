@@ -63,6 +63,19 @@ def test_a_changed_copy_leaves_them_alone(committed, lab, write_notebook, name):
     assert not (lab / "figures").exists()
 
 
+def test_the_committed_notebook_is_that_of_the_last_commit(committed, lab, write_notebook):
+    def git(*words):
+        subprocess.run(["git", "-C", str(lab), "-c", "user.name=a", "-c", "user.email=a", *words], check=True, capture_output=True)
+
+    git("init", "-q")
+    git("add", "notebooks")
+    git("commit", "-qm", "one")
+    write_notebook(committed, *CELLS[:2], ("figure", DRAW.replace("[3, 4]", "[3, 5]")))
+    assert "cell In [3] is not one of 00_first_run.ipynb as it is committed" in execute(committed, lab)
+    git("commit", "-qam", "two")
+    assert execute(committed, lab) == "" and (lab / "figures" / "00_first_run.png").is_file()
+
+
 def test_runs_that_are_not_committed_leave_them_alone(committed, lab):
     store = open_study("00_first_run").store
     assert "2 of its runs or records are not committed (a, b;" in outputs.changed("00_first_run", "laptop", {}, store, ["a", "b"])

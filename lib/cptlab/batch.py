@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,12 @@ def combinations(given: dict[str, Any], each: Sequence[str]) -> list[dict[str, A
     values: dict[str, list] = {}
     for item in each:
         key, _, text = item.partition("=")
-        found = parse_parameters([f"{key}=[{text}]"])[key]
+        try:
+            found = parse_parameters([f"{key}=[{text}]"])[key]
+        except ConfigError:
+            found = [None, ""]
+        if "" in found or (None in found and "null" not in text and "~" not in text):
+            raise ConfigError(f"--each {item}: give values in YAML with commas between them, for example near=de,es or seeds=[0],[1]")
         if not found:
             raise ConfigError(f"--each {item}: give at least one value, for example --each near=de,es")
         if key in values or key in given:
@@ -38,12 +44,20 @@ def turned(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if name != "profile" and value is not None}
 
 
-def job(book: Notebook, parameters: dict[str, Any], env: dict[str, str]) -> Job:
-    """The execution of a notebook with these parameters: its copy, tables and changed figures go to one folder a combination."""
+def job(book: Notebook, parameters: dict[str, Any], env: dict[str, str], several: bool = False) -> Job:
+    """The execution of a notebook with these parameters: its copy, tables and changed figures go to one folder a combination; of
+    ``several`` combinations each has a folder of its own in ``CPTLAB_FIGURES``, too."""
     folder = outputs.executed_dir(parameters["profile"], turned(parameters)).resolve()
     if book.path.parent.resolve() != paths.notebooks_dir().resolve():  # a solution, or a copy of one's own, beside its namesake
         folder /= book.path.parent.name
+    if several and env.get("CPTLAB_FIGURES"):
+        env = env | {"CPTLAB_FIGURES": str(Path(env["CPTLAB_FIGURES"]) / (outputs.slug(turned(parameters)) or "unchanged"))}
     return Job(book.path, folder / book.path.name, parameters, env | {"CPTLAB_EXECUTED": str(folder)})
+
+
+def clear(one: Job) -> None:
+    """Take away the tables of an earlier execution, which a failed one would seem to have made."""
+    shutil.rmtree(one.output.parent / one.name, ignore_errors=True)
 
 
 def title(output: Path) -> str:
@@ -74,13 +88,12 @@ def overview(jobs: Iterable[Job]) -> "list[pd.DataFrame]":
 
 
 def _verdicts(one: Job) -> list[dict]:
-    path = Path(one.env.get("CPTLAB_FIGURES") or one.output.parent / "figures") / "claims.json"
+    path = one.output.parent / one.name / "claims.json"
     if not path.is_file():
         return []
     return [
         {"claim": claim, "verdict": entry["verdict"], "quantity": quantity} | {name: found[name] for name in ("value", "low", "high", "n")}
         for claim, entry in json.loads(path.read_text(encoding="utf-8")).items()
-        if entry["notebook"] == one.name and entry["profile"] == one.parameters["profile"]
         for quantity, found in entry["quantities"].items()
     ]
 

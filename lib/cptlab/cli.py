@@ -1,6 +1,7 @@
 """The console command ``cptlab``. Everything heavy is imported inside the command that needs it."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -34,8 +35,9 @@ def _choose(args: argparse.Namespace) -> "list[tuple[Notebook, dict[str, Any]]]"
     chosen: list[tuple[Notebook, dict[str, Any]]] = []
     for values in batch.combinations(given, getattr(args, "each", [])):
         parameters = notebooks.assign_parameters(books, args.profile, values)
-        chosen += [pair for book in books if (pair := (book, parameters[book.name])) not in chosen]
-    return chosen
+        chosen += [(book, parameters[book.name]) for book in books]
+    told = {(book.path, json.dumps(parameters, sort_keys=True)): (book, parameters) for book, parameters in chosen}  # True is not 1
+    return list(told.values())
 
 
 def _environment(args: argparse.Namespace) -> dict[str, str]:
@@ -60,7 +62,8 @@ def figures(args: argparse.Namespace) -> int:
     chosen = _choose(args)
     env = _environment(args)
     cached, training, work, told, began = [], [], {}, set(), time.time()
-    jobs = [batch.job(book, parameters, env) for book, parameters in chosen]
+    several = len(chosen) > len({book.path for book, _ in chosen})
+    jobs = [batch.job(book, parameters, env, several) for book, parameters in chosen]
     with notebooks.environment(env):
         for (book, parameters), job in zip(chosen, jobs, strict=True):
             try:
@@ -69,14 +72,18 @@ def figures(args: argparse.Namespace) -> int:
                     from cptlab.sweep.cost import costs
                     from cptlab.sweep.scheduler import needed
 
-                    grid = found.grid
+                    grid, minutes = found.grid, found.runs.attrs.get("minutes", 0.0)
                     todo = needed(grid.store, grid.requests)
+                    say(f"{batch.title(job.output)}: {len(todo)} runs to do, about {minutes:.1f} min here")
                     work[job.output] = (grid.store, todo, costs(grid.store, todo, grid.execution), grid.execution.workers)
                 (cached if found.cached else training).append(job)
             except ConfigError as error:
-                if isinstance(error.__cause__, CptlabError):  # a wrong parameter, a claim without a rule: told before anything runs
+                if several or isinstance(error.__cause__, CptlabError):  # a wrong parameter, a claim without a rule: before anything runs
                     raise
                 training.append(job)  # it will fail again when executed, and then be reported beside its executed copy
+
+    for job in jobs:
+        batch.clear(job)
 
     def report(outcome: "Outcome") -> None:
         say(f"{batch.title(outcome.output)}  {outcome.seconds:.1f} s  {'failed' if outcome.error else 'ok'}")
@@ -97,8 +104,9 @@ def figures(args: argparse.Namespace) -> int:
         outcomes = notebooks.execute_all(cached, training, args.jobs or _cores(), report, progress)
     finally:
         signal.signal(signal.SIGTERM, before)
-    if len(jobs) > len({job.source for job in jobs}):
-        for table in batch.overview(jobs):
+    if several:
+        failed = {outcome.output for outcome in outcomes if outcome.error}
+        for table in batch.overview(job for job in jobs if job.output not in failed):
             print(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"), end="\n\n")
     return 1 if any(outcome.error for outcome in outcomes) else 0
 

@@ -18,6 +18,7 @@ from cptlab.errors import ConfigError
 from cptlab.languages import NAMES
 from cptlab.runs.shapes import shape_named
 
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 LANGUAGES = ("near", "far", "target", "language", "languages", "base_language")
 
 
@@ -50,12 +51,26 @@ def apply(dials: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> 
             result[name] = {**result[name], **value}
         else:
             result[name] = value
-    given = [language for name in LANGUAGES if name in result for language in _listed(result[name])]
+    given = languages_of(result)
+    if turned and "base_language" not in result and "en" in given:
+        names = ", ".join(name for name in LANGUAGES if name in result and "en" in _listed(result[name]))
+        raise ConfigError(f"parameter {names} = 'en': English is the language of the base; choose another one")
     twice = sorted({language for language in given if given.count(language) > 1})
     if twice and turned:
         names = ", ".join(name for name in LANGUAGES if name in result and twice[0] in _listed(result[name]))
         raise ConfigError(f"parameters {names}: all are {twice[0]!r}; a study compares different languages")
     return result, turned
+
+
+def check(settings: Mapping[str, Any], where: str) -> None:
+    """Check the values of a section of a profile by their names, as those of dials; a budget may be 0 there, which switches a part off.
+
+    Raises:
+        ConfigError: names the section, the setting, and what to give.
+    """
+    for name, value in settings.items():
+        if value is not None and value != 0 and not (name == "sizes" and isinstance(value, Mapping)):
+            _check_kind(name, value, f"{where}: {name} = {json.dumps(value, ensure_ascii=False, default=str)}: give", "")
 
 
 def languages_of(settings: Mapping[str, Any]) -> list[str]:
@@ -68,14 +83,21 @@ def _listed(value: Any) -> list:
 
 
 def _read(value: Any, before: Any) -> Any:
-    """A list or mapping that came as text, as plain Papermill hands it on; a whole number written 2e6."""
-    if isinstance(value, tuple):
-        return list(value)
+    """A list or mapping that came as text, as plain Papermill hands it on; numbers that YAML 1.1 takes for text (1e-3); a whole number
+    written 2e6."""
     if isinstance(value, str) and not isinstance(before, str):
         try:
             value = yaml.safe_load(value)
         except yaml.YAMLError:
             return value
+    if isinstance(value, Mapping):
+        inner = before if isinstance(before, Mapping) else {}
+        return {name: _read(one, inner.get(name)) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        inner = before[0] if isinstance(before, list) and before else None
+        return [_read(one, inner) if not isinstance(one, str) or not isinstance(inner, str | None) else one for one in value]
+    if isinstance(value, str) and not isinstance(before, str) and _EXPONENT.fullmatch(value):
+        value = float(value)
     return int(value) if type(before) is int and type(value) is float and value.is_integer() else value
 
 
@@ -109,7 +131,8 @@ KINDS: list[tuple[str, Callable[[Any], bool], str]] = [
      "a list of different whole numbers of at least 0, such as [0, 1, 2]"),
     (r"seed", lambda v: type(v) is int and v >= 0, "a whole number of at least 0"),
     (r"(.*_)?tokens", lambda v: type(v) is int and v > 0, "a whole number of tokens of at least 1, such as 1000000"),
-    (r"replay|share", lambda v: _number(v) and 0 <= v <= 1, "a part between 0 and 1, such as 0.2"),
+    (r"replay", lambda v: _number(v) and 0 <= v <= 1, "a part between 0 and 1, such as 0.2"),
+    (r"share", lambda v: _number(v) and 0 < v <= 1, "a part above 0, up to 1, such as 0.01"),
     (r"shares|ratios", lambda v: isinstance(v, list) and v and all(_number(x) and 0 <= x <= 1 for x in v),
      "a list of parts between 0 and 1, such as [0, 0.05, 0.25]"),
     (r"lr|rates?|.*_lr", lambda v: _rate(v), "a learning rate above 0, such as 0.002, or one for each key"),
@@ -127,15 +150,19 @@ def _language(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[a-z]{2,3}", value) is not None
 
 
-def _checked(name: str, value: Any, before: Any, where: str) -> Any:
-    said = f"parameter {name} = {json.dumps(value, ensure_ascii=False, default=str)}"
-    for pattern, check, remedy in KINDS:
+def _check_kind(name: str, value: Any, said: str, else_: str) -> None:
+    for pattern, good, remedy in KINDS:
         if re.fullmatch(pattern, name):
-            if not check(value):
-                if "language" in remedy:
-                    remedy += f"; known are {', '.join(NAMES)}"
-                raise ConfigError(f"{said}: give {remedy}, or None for the profile's value")
-            break
+            if not good(value):
+                known = f"; known are {', '.join(NAMES)}" if "language" in remedy else ""
+                raise ConfigError(f"{said} {remedy}{known}{else_}")
+            return
+
+
+def _checked(name: str, value: Any, before: Any, where: str, inside: str = "") -> Any:
+    said = f"parameter {inside}{name} = {json.dumps(value, ensure_ascii=False, default=str)}"
+    if not (inside and name in LANGUAGES):  # lr.target is a rate
+        _check_kind(name, value, f"{said}: give", ", or None for the profile's value")
     if name == "size":
         shape_named(value, 2048, 256)  # an error that lists the shapes
     if name == "sizes" and isinstance(before, Mapping) and (unknown := [size for size in value if size not in before]):
@@ -149,6 +176,8 @@ def _checked(name: str, value: Any, before: Any, where: str) -> Any:
             raise ConfigError(f"{said}: give a mapping with keys among {keys}, or None for the profile's value")
         if unknown := [key for key in value if key not in before]:
             raise ConfigError(f"{said}: {unknown[0]!r} is not one of its keys {keys}")
+        for key, inner in value.items():
+            _checked(str(key), inner, before[key], where, f"{inside}{name}.")
     elif before is not None and name != "sizes":
         numbers = _number(before) and _number(value) and not (type(before) is int and type(value) is float)
         if type(value) is not type(before) and not numbers:

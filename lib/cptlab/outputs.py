@@ -30,18 +30,27 @@ def executed_dir(profile: str, dials: Mapping[str, Any] | None = None) -> Path:
     ``notebooks/<profile>/<dials>`` below :func:`cptlab.paths.outputs_dir`."""
     if os.environ.get("CPTLAB_EXECUTED"):
         return Path(os.environ["CPTLAB_EXECUTED"])
-    folder = paths.outputs_dir() / "notebooks" / Path(profile).stem
+    name = Path(profile).stem
+    if Path(profile).suffix:  # a file of one's own may be called as another is
+        name += f"-{hashlib.sha256(str(Path(profile).resolve()).encode()).hexdigest()[:8]}"
+    folder = paths.outputs_dir() / "notebooks" / name
     return folder / slug(dials) if dials else folder
 
 
 def slug(dials: Mapping[str, Any]) -> str:
-    """Name of a folder for a combination of dials: ``near=de_seeds=0-1``."""
-    parts = []
-    for name, value in dials.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Name of a folder for a combination of dials: ``near=de_seeds=0-1``; with a hash where that would not tell all values apart."""
+    parts, told = [], True
+    for name, value in sorted(dials.items()):
+        items = value if isinstance(value, list | tuple) and value else [value]
+        plain = all(isinstance(item, int | float | str) and re.fullmatch(r"[A-Za-z0-9.]+", str(item)) for item in items)
+        text = "-".join(map(str, items)) if plain else json.dumps(value, ensure_ascii=False)
         parts.append(f"{name}={re.sub(r'[^A-Za-z0-9.]+', '-', text).strip('-')}")
+        told &= plain
     text = "_".join(parts)
-    return text if len(text) <= 80 else f"{text[:63]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if told and len(text) <= 80:
+        return text
+    content = json.dumps(dict(sorted(dials.items())), ensure_ascii=False, default=str)
+    return f"{text[:63]}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def interactive() -> bool:
@@ -75,7 +84,7 @@ def folder(name: str, profile: str, dials: Mapping[str, Any], store: "Store", lo
 def changed(name: str, profile: str, dials: Mapping[str, Any], store: "Store", local: Sequence[str]) -> str | None:
     """Why this is not an unchanged run of the committed notebook at the committed profile, from committed records; None when it is."""
     if profile != COMMITTED_PROFILE:
-        return f"the profile is {Path(profile).stem}"
+        return f"the profile is {profile}"
     if dials:
         return "turned were " + ", ".join(f"{dial} = {value!r}" for dial, value in dials.items())
     if store.committed is None:
@@ -99,9 +108,8 @@ def _changed_cells(name: str) -> str | None:
     if not path.is_file():
         return f"{path} does not exist"
     book = Notebook(path)
-    known = {cell.source.strip() for cell in book.cells}
-    if interactive():  # JupyterLab saves a changed notebook by itself
-        known = _committed_sources(path) or known
+    # As it was committed: the file itself may hold changes, JupyterLab saves them unasked. A new notebook is taken as it is.
+    known = _committed_sources(path) or {cell.source.strip() for cell in book.cells}
     defaults = [values for cell in book.cells if "parameters" in cell.tags for values in [_literals(cell.source)]]
     for number, source in enumerate(shell.history_manager.input_hist_raw):
         if not source.strip() or source.strip() in known:

@@ -57,6 +57,7 @@ class Study:
         if self.name not in sections:
             raise ConfigError(f"profile {self.profile} has no section for notebook {self.name}: it has {', '.join(sections)}")
         where = f"profile {self.profile}, notebook {self.name}"
+        dials.check(sections[self.name], where)
         values, turned = dials.apply(self.given, sections[self.name], where)
         return Settings(values, where), turned
 
@@ -83,15 +84,18 @@ class Study:
 
     @cached_property
     def corpus(self) -> CorpusRecipe:
-        """The profile's corpus; where a dial names a language that it lacks, one of its family that has it, built on demand."""
+        """The profile's corpus; where a dial or a setting names a language that it lacks, one of its family, built on demand."""
         found = corpus_recipe(self.frame["corpus"])
-        if not any(self.given.get(name) for name in dials.LANGUAGES):
+        if self.name not in self.content["notebooks"]:
+            return found
+        wanted = list(dict.fromkeys(["en", *dials.languages_of(self.settings)]))
+        if set(wanted) <= set(found.names) or len(wanted) == 1:
             return found
         try:
-            return holding(found, list(dict.fromkeys(["en", *dials.languages_of(self.settings)])))
+            return holding(found, wanted)
         except CorpusError as error:
-            turned = ", ".join(f"{name} = {value!r}" for name, value in self.dials.items() if name in dials.LANGUAGES)
-            raise ConfigError(f"parameter {turned}: {error}") from None
+            named = ", ".join(f"{name} = {self.settings[name]!r}" for name in dials.LANGUAGES if name in self.settings)
+            raise ConfigError(f"{self.settings.where}, {named}: {error}") from None
 
     @cached_property
     def store(self) -> Store:
@@ -111,7 +115,9 @@ class Study:
         Raises:
             ConfigError: a claim has no rule in ``claims.yaml``, or one that stands on other quantities: known before anything is trained.
         """
-        promises = {name: (q,) if isinstance(q, str) else tuple(q) for name, q in (decides or {}).items()}
+        decides = {} if decides is None else decides
+        require(isinstance(decides, Mapping), f'decides is {decides!r}: give claims with the quantities to come, {{"C1.4": ["saving"]}}')
+        promises = {name: (q,) if isinstance(q, str) else tuple(q) for name, q in decides.items()}
         claims.check_promises(promises, self.name)
         self._promises.update(promises)
         return Grid(self.store, self.execution, self.name, sets, outputs.refuse_outside, self._after)
@@ -167,6 +173,8 @@ class Study:
         runs = self.runs if runs is None else list(runs)
         verdict = claims.decide(claim, estimates, self.profile, self.name, [*runs, *records], self.dials)
         claims.save([verdict], self._folder(runs, records))
+        if outputs.headless():
+            claims.save([verdict], outputs.executed_dir(self.profile, self.dials) / self.name)  # beside the tables, whatever was changed
         return Card(verdict)
 
     @property

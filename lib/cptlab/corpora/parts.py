@@ -124,6 +124,8 @@ class SourceRef:
         twice = sorted({name for name in resolved if resolved.count(name) > 1})
         require(not twice, f"files names {', '.join(twice)} twice: give each file once")
         for name in self.files:
+            missing = not file_kind(name) and not os.path.exists(name)
+            require(not missing, f"{name} does not exist: give the whole path of a file or folder")
             known = f"{', '.join(FILE_KINDS)}, or {', '.join(COMPRESSED)} of these"
             require(bool(file_kind(name)), f"file {name} is of no known kind: use {known}")
         if not self.file_hashes:  # given hashes stand for files that need not be here: records are served without the text
