@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from cptlab.errors import ConfigError
 from cptlab.runs.shapes import ModelSpec
 from cptlab.runs.spec import SCHEDULES, RunSpec, Schedule
 from cptlab.training.schedules import learning_rate
@@ -144,3 +145,14 @@ def test_a_branch_decays_at_once():
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_a_schedule_does_not_end_before_its_run(kind):
     assert rates(20, kind=kind, start_tokens=80 * BATCH, horizon_tokens=10 * BATCH) == rates(20, kind=kind, start_tokens=80 * BATCH)
+
+
+def test_a_warmup_in_tokens_is_the_same_at_every_budget():
+    short, long = (rates(steps, kind="wsd", warmup_tokens=8 * BATCH + 1, decay=0.2) for steps in (20, 80))
+    assert short[:16] == long[:16] and short[7] == close(1.0) and short[6] < 1 and long[63] == close(1.0) and long[64] < 1
+    assert Schedule(warmup_tokens=5, warmup=0.3) == Schedule(warmup_tokens=5)  # the fraction has no effect
+    with pytest.raises(ConfigError, match="schedule.warmup_tokens"):
+        Schedule(warmup_tokens=-1)
+    trunk = rates(100, kind="wsd", warmup_tokens=8 * BATCH, decay=0.2, min_ratio=0.0)
+    branch = rates(20, kind="wsd", warmup_tokens=8 * BATCH, decay=0.2, min_ratio=0.0, start_tokens=80 * BATCH)
+    assert branch == trunk[80:]

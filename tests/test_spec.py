@@ -71,7 +71,7 @@ MODEL_CHANGES = {
 }  # fmt: skip
 SCHEDULE_CHANGES = {
     "kind": "wsd", "max_lr": 1e-3, "min_ratio": 0.0, "warmup": 0.01, "start_ratio": 0.5, "decay": 0.1, "horizon_tokens": 10**6,
-    "start_tokens": 0,
+    "start_tokens": 0, "warmup_tokens": 0,
 }  # fmt: skip
 ORDER_CHANGES = {"block_tokens": 1024, "follow": True, "unique_tokens": 4096}
 PHASE_CHANGES = {"tokens": 8192, "mixture": {"fr": 1}, "objective": None, "objective_options": None}  # one objective so far

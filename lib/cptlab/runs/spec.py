@@ -32,7 +32,8 @@ REVISION = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
 class Schedule(PlainSpec):
     """Learning rate over the steps of one run.
 
-    Every kind begins with a linear (re-)warm-up from ``start_ratio * max_lr`` over ``warmup`` (fraction of the run's steps). Then:
+    Every kind begins with a linear (re-)warm-up from ``start_ratio * max_lr`` over ``warmup_tokens``, rounded down to whole steps (None:
+    over ``warmup``, a fraction of the run's steps, which makes the warm-up of a short run a short one). Then:
     ``constant`` stays; ``linear`` and ``cosine`` fall to ``min_ratio * max_lr`` at the last step; ``wsd`` (warm-up-stable-decay) stays,
     then falls linearly over the last ``decay`` fraction. ``horizon_tokens`` lets linear and cosine aim at a longer run than this one.
 
@@ -49,6 +50,7 @@ class Schedule(PlainSpec):
     decay: float = 0.2
     horizon_tokens: int | None = None
     start_tokens: int | None = field(default=None, metadata=ADDED)
+    warmup_tokens: int | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self):
         require(self.kind in SCHEDULES, f"schedule.kind {self.kind!r} is unknown: use one of {', '.join(SCHEDULES)}")
@@ -57,6 +59,9 @@ class Schedule(PlainSpec):
             value = getattr(self, name)
             require(0 <= value <= 1, f"schedule.{name} is {value}: give a fraction from 0 to 1")
         require_whole("schedule.start_tokens", self.start_tokens, 0)
+        require_whole("schedule.warmup_tokens", self.warmup_tokens, 0)
+        if self.warmup_tokens is not None:
+            object.__setattr__(self, "warmup", Schedule.warmup)  # of no effect: runs that differ in it alone are one run
 
 
 @dataclass(frozen=True)

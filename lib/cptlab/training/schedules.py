@@ -18,7 +18,7 @@ def learning_rate(spec: RunSpec, step: int) -> float:
         start = schedule.start_tokens // spec.batch_tokens
         step, total = start + step, max(start + total, whole)
     horizon = max(total, whole) if schedule.kind in ("linear", "cosine") else total
-    warmup = round(schedule.warmup * total)
+    warmup = round(schedule.warmup * total) if schedule.warmup_tokens is None else schedule.warmup_tokens // spec.batch_tokens
     if step < warmup:
         return schedule.max_lr * (schedule.start_ratio + (1 - schedule.start_ratio) * (step + 1) / warmup)
     low = schedule.min_ratio
