@@ -114,6 +114,8 @@ def test_small_multiples_draw_a_line_an_arm_in_each_panel():
     for ax in fig.axes:
         assert [(line.get_color(), line.get_ydata().tolist()) for line in ax.lines] == [("#0072B2", [1, 2, 3]), ("#111111", [2, 3, 4])]
         assert len(ax.collections) == 2 and {text.get_text() for text in ax.texts} == {"a", "b"}
+    ticks = figures.small_multiples(table.assign(tokens=table["tokens"] * 1e5), "tokens", "loss", **options, at_values=True, xscale="log")
+    assert [label.get_text() for label in ticks.axes[0].get_xticklabels()] == ["100k", "200k", "300k"]
     with pytest.raises(ConfigError, match="arm 'b' has no colour"):
         figures.small_multiples(table, "tokens", "loss", **options | {"colors": {"a": "blue"}})
     with pytest.raises(ConfigError, match="no column 'flops'"):

@@ -8,6 +8,7 @@ import pytest
 import tiny
 from safetensors.torch import load_file, safe_open, save_file
 
+from cptlab.errors import ConfigError
 from cptlab.runs.lacking import Lacking
 from cptlab.runs.request import Request
 from cptlab.runs.spec import DataOrder, Optimiser, Phase, Schedule, Upstream
@@ -207,3 +208,25 @@ def test_a_killed_run_of_phases_ends_in_the_same_bits(recipe, tmp_path, in_proce
         assert in_process(tiny.work_until, request, killed.root, how, step) == -signal.SIGKILL
     assert in_process(tiny.work_until, request, killed.root, how) == 0
     assert tiny.results(whole, run) == tiny.results(killed, run)
+
+
+def test_branches_of_a_study_are_the_uninterrupted_runs(recipe, store):
+    from cptlab.study import open_study
+
+    study = open_study("a_new_one", "smoke")
+    shape = {"corpus": recipe, "model": tiny.model(), "batch_tokens": STEP, "precision": "bf16"}
+    schedule = {"warmup_tokens": 2 * STEP, "min_ratio": 0.0, "decay": 0.25}
+    branches = study.branches(None, "one", [8 * STEP, 16 * STEP + 1], 3e-3, schedule=schedule, **shape)
+    assert {run.upstreams["init"].run.id for run in branches.values()} == {branches[8 * STEP].upstreams["init"].run.id}  # one trunk
+    for budget, branch in branches.items():
+        whole = study.run(None, "one", budget, 3e-3, schedule={"kind": "wsd"} | schedule, **shape)
+        trunk, steps = branch.upstreams["init"].run, branch.upstreams["init"].step
+        tiny.trained(store, trunk, keep_state=tuple(run.upstreams["init"].step for run in branches.values()))
+        for run in (branch, whole):
+            ended(store, run)
+        assert steps + branch.steps == whole.steps == budget // STEP
+        assert rows(store, trunk)[:steps] + rows(store, branch) == rows(store, whole)
+        same_state(store, branch, whole)
+    for wrong, message in (({}, "no warmup_tokens"), ({"warmup_tokens": 7 * STEP}, "within the warm-up")):
+        with pytest.raises(ConfigError, match=message):
+            study.branches(None, "one", [8 * STEP], 3e-3, schedule=wrong, **shape)

@@ -91,6 +91,24 @@ def test_the_rates_in_the_profile_are_the_best_of_the_recorded_sweep(monkeypatch
     assert set(settings["sweep"]["runs"]) == set(table["id"]), "sweep.runs names the runs that chose the rates"
 
 
+def test_warm_ups_were_tried_at_the_best_rate_and_no_choice_lies_at_an_edge(monkeypatch):
+    """By the rule in the profile: the lowest mean, over budgets, of the loss minus the best loss at that budget."""
+    monkeypatch.setenv("CPTLAB_RUNS", str(ROOT / "runs"))
+    grid = notebooks.plan(notebooks.find(["02"])[0], {"profile": "laptop"}).grid
+    tuning = load_profile("laptop")["notebooks"]["02_cpt_loss_curves"]["tuning"]
+    tried = [r for r in grid.requests if r.labels["part"] == "tuning"]
+    table = pd.DataFrame([r.labels | {"loss": STORE.measurements(r.id)["loss_nats"].iloc[-1]} for r in tried])
+    assert len(table) and set(table["budget"]) == set(tuning["budgets"])
+    for (role, size), rows in table.groupby(["role", "size"]):
+        rates = rows[rows["warmup"] == tuning["first_warmup"]].pivot(index="rate", columns="budget", values="loss")
+        best = (rates - rates.min()).mean(axis=1).idxmin()
+        assert best == tuning["scratch"][role][size]["best"], f"{role}, {size}: the best rate is {best}"
+        assert rates.index.min() < best < rates.index.max(), f"{role}, {size}: {best} lies at the edge of what was tried"
+        warmups = rows[rows["rate"] == best].pivot(index="warmup", columns="budget", values="loss")
+        best = (warmups - warmups.min()).mean(axis=1).idxmin()
+        assert warmups.index.min() < best < warmups.index.max(), f"{role}, {size}: {best} lies at the edge of what was tried"
+
+
 def test_figures_of_the_readme_exist_with_data_and_provenance():
     named = re.findall(r"\(figures/([\w.-]+)\.png\)", (ROOT / "README.md").read_text())
     assert sorted(named) == sorted(path.stem for path in (ROOT / "figures").glob("*.png"))

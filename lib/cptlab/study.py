@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,6 +239,46 @@ class Study:
             seed=seed,
             **common,
         )
+
+    def branches(
+        self, size: str, mixture: dict[str, float] | str, budgets: Sequence[int], lr: float, seed: int = 0,
+        init: RunSpec | None = None, schedule: dict | None = None, **fields,
+    ) -> dict[int, RunSpec]:
+        """Runs of several budgets for little more than the largest: one trunk at a constant rate, and for each budget a branch that leaves
+        it and decays. A branch ends with the weights of an uninterrupted warm-up-stable-decay run of its budget, to the bit: it takes the
+        trunk's master weights and moments and reads on where the trunk stopped.
+
+        Args:
+            budgets: in tokens, of the whole run; the trunk is the ``init`` upstream of every branch.
+            schedule: fields of :class:`Schedule`, ``warmup_tokens`` among them, for a fraction would differ from budget to budget.
+            fields: as for :meth:`run`.
+
+        Raises:
+            ConfigError: no ``warmup_tokens``, a warm-up that has not ended where the first branch leaves, or no budget.
+        """
+        schedule = {"kind": "wsd", "decay": Schedule.decay} | (schedule or {})
+        batch = fields.get("batch_tokens", self.frame["batch_tokens"])
+        warmup = schedule.get("warmup_tokens")
+        require(warmup is not None, "branches: schedule has no warmup_tokens: give the warm-up in tokens, the same for every budget")
+        require(bool(budgets), "branches: budgets is empty")
+        ends = {budget: budget // batch for budget in budgets}
+        starts = {budget: end - max(1, round(schedule["decay"] * end)) for budget, end in ends.items()}
+        first = min(starts, key=starts.get)
+        require(
+            0 < starts[first] >= warmup // batch,
+            f"branches: the one of {first:,} tokens leaves the trunk after {starts[first] * batch:,}, within the warm-up of {warmup:,}",
+        )
+        order = fields.pop("order", DataOrder(follow=True) if init is not None else DataOrder())
+        steady = schedule | {"kind": "constant"}
+        trunk = self.run(size, mixture, max(starts.values()) * batch, lr, seed, init, steady, order=order, **fields)
+        follow = replace(order, follow=True)
+        return {
+            budget: self.run(
+                size, mixture, (ends[budget] - start) * batch, lr, seed, Upstream(run=trunk, step=start),
+                schedule | {"start_tokens": start * batch}, {"state": "continue"}, order=follow, **fields,
+            )
+            for budget, start in starts.items()
+        }  # fmt: skip
 
 
 def open_study(name: str, profile: str = "laptop", **given: Any) -> Study:

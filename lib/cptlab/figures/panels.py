@@ -29,6 +29,7 @@ def small_multiples(
     xscale: str = "linear",
     xlabel: str = "",
     ylabel: str = "",
+    at_values: bool = False,
     **line_options,
 ) -> Figure:
     """A row of panels with a shared y axis, one for each value of ``panel``, in each a line for each value of ``line``.
@@ -41,6 +42,7 @@ def small_multiples(
         styles: value of ``line`` -> line style; default solid.
         style_by: column that ``styles`` goes by in the place of ``line`` (an arm, where colours are sizes): a line for each value of both,
             without a label.
+        at_values: ticks of x at the values that a panel shows (rates, warm-ups that were tried).
         labels: ``ends`` (at the lines), ``legend`` (one, in the last panel) or ``none``.
 
     Raises:
@@ -67,6 +69,10 @@ def small_multiples(
         ax.set(title=title, xscale=xscale, xlabel=xlabel)
         if xscale == "linear" and len(here) and here[x].abs().max() >= 1e5:
             ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 3M
+        if at_values:
+            ticks = sorted(here[x].unique())
+            ax.set_xticks(ticks, [f"{tick:g}" if tick < 1000 else EngFormatter(sep="")(tick) for tick in ticks])
+            ax.xaxis.minorticks_off()
         if labels == "ends":
             style.label_ends(ax)
         else:
