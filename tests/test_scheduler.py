@@ -2,14 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import tiny
 
+import cptlab
 from cptlab.runs.lacking import lacking
 from cptlab.runs.request import Request, log_steps
 from cptlab.runs.spec import RECIPE_VERSION, Optimiser, Schedule, Upstream
@@ -335,3 +339,16 @@ def test_optimiser_state_that_nobody_kept_is_trained_again(recipe, store, sweep)
     assert status == {base.id: "done", arm.id: "done"} and executor.submitted == [base.id, arm.id]
     after = tiny.results(store, base)
     assert after[:2] == before[:2] and set(before[2].splitlines()) <= set(after[2].splitlines())
+
+
+def test_a_script_that_trains_when_it_is_imported_is_told_so(recipe, tmp_path):
+    """Workers are spawned, and a spawned process imports the script that started it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nimport tiny\nfrom cptlab.runs.request import Request\nfrom cptlab.runs.store import Store\n"
+        "from cptlab.sweep.scheduler import train\nfolder = Path(sys.argv[1])\nrun = tiny.spec(tiny.make_recipe(folder), 2)\n"
+        "print(train([Request(run)], Store(folder / 'store'), tiny.EXECUTION))\n"
+    )
+    where = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(cptlab.__file__).parents[1])])}
+    done = subprocess.run([sys.executable, script, tmp_path], env=os.environ | where, capture_output=True, text=True, timeout=200)
+    assert 'put that under `if __name__ == "__main__":`' in done.stderr and "failed" in done.stdout

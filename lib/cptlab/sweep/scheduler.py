@@ -3,12 +3,13 @@
 This module imports no torch: a sweep whose runs are all in the store is served from files.
 """
 
+import multiprocessing
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from cptlab.errors import Interrupted
+from cptlab.errors import Interrupted, require
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import lacking
 from cptlab.runs.record import failed_record
@@ -97,6 +98,10 @@ def train(
     Raises:
         Interrupted: by the user; the runs in progress were given some seconds to save themselves, and the message says where they stopped.
     """
+    require(
+        not getattr(multiprocessing.current_process(), "_inheriting", False),
+        'a worker imports the script that started it, and this one trains when it is imported: put that under `if __name__ == "__main__":`',
+    )
     todo = needed(store, requests)
     if not todo:
         return {}
@@ -180,6 +185,6 @@ def _worker_died(store: Store, request: Request, tries: dict[str, int], status: 
     tries[request.id] += 1
     if tries[request.id] >= TRIES:
         if store.status(request.id) != "done":
-            message = f"the process that trained it died {TRIES} times (killed, or out of memory?)"
+            message = f"the process that trained it died {TRIES} times (killed, out of memory, or a script without a guard on __main__?)"
             store.write_record(request.id, failed_record(request, "WorkerDied", message, None))
         status[request.id] = "failed"
