@@ -77,8 +77,9 @@ def figures(args: argparse.Namespace) -> int:
                     say(f"{batch.title(job.output)}: {len(todo)} runs to do, about {minutes:.1f} min here")
                     work[job.output] = (grid.store, todo, costs(grid.store, todo, grid.execution), grid.execution.workers)
                 (cached if found.cached else training).append(job)
-            except ConfigError as error:
-                if several or isinstance(error.__cause__, CptlabError):  # a wrong parameter, a claim without a rule: before anything runs
+            except Exception as error:
+                known = isinstance(error, ConfigError) and isinstance(error.__cause__, CptlabError)
+                if several or known:  # a wrong parameter, a claim without a rule: before anything runs
                     raise
                 training.append(job)  # it will fail again when executed, and then be reported beside its executed copy
 

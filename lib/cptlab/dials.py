@@ -18,7 +18,7 @@ from cptlab.errors import ConfigError
 from cptlab.languages import NAMES
 from cptlab.runs.shapes import shape_named
 
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 LANGUAGES = ("near", "far", "target", "language", "languages", "base_language")
 
 
@@ -96,7 +96,7 @@ def _read(value: Any, before: Any) -> Any:
     if isinstance(value, list | tuple):
         inner = before[0] if isinstance(before, list) and before else None
         return [_read(one, inner) if not isinstance(one, str) or not isinstance(inner, str | None) else one for one in value]
-    if isinstance(value, str) and not isinstance(before, str) and _EXPONENT.fullmatch(value):
+    if isinstance(value, str) and not isinstance(before, str) and EXPONENT.fullmatch(value):
         value = float(value)
     return int(value) if type(before) is int and type(value) is float and value.is_integer() else value
 

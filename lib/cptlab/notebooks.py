@@ -121,6 +121,8 @@ def parse_parameters(items: list[str]) -> dict[str, Any]:
     """``["seeds=[0, 1]", "lr=3e-3"]`` as values: YAML, plus numbers such as ``3e-3`` that YAML 1.1 takes for text."""
     import yaml
 
+    from cptlab.dials import EXPONENT
+
     values: dict[str, Any] = {}
     for item in items:
         key, separator, text = item.partition("=")
@@ -133,7 +135,7 @@ def parse_parameters(items: list[str]) -> dict[str, Any]:
             json.dumps(value, allow_nan=False)
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise ConfigError(f"parameter {key} = {text!r} is not a number, text, list or mapping in YAML: {error}") from error
-        if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):
+        if isinstance(value, str) and EXPONENT.fullmatch(value):
             value = float(value)
         values[key] = value
     return values

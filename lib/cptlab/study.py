@@ -241,8 +241,15 @@ class Study:
         )
 
     def branches(
-        self, size: str, mixture: dict[str, float] | str, budgets: Sequence[int], lr: float, seed: int = 0,
-        init: RunSpec | None = None, schedule: dict | None = None, **fields,
+        self,
+        size: str,
+        mixture: dict[str, float] | str,
+        budgets: Sequence[int],
+        lr: float,
+        seed: int = 0,
+        init: RunSpec | None = None,
+        schedule: dict | None = None,
+        **fields,
     ) -> dict[int, RunSpec]:
         """Runs of several budgets for little more than the largest: one trunk at a constant rate, and for each budget a branch that leaves
         it and decays. A branch ends with the weights of an uninterrupted warm-up-stable-decay run of its budget, to the bit: it takes the

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cptlab.errors import StoreError
+from cptlab.outputs import interactive
 from cptlab.runs import notes
 from cptlab.runs.request import Request
 from cptlab.runs.store import Store
@@ -47,7 +48,7 @@ def audience() -> str:
     if os.environ.get("CPTLAB_PROGRESS") == "0":
         return "nobody"
     if "ipykernel" in sys.modules:
-        return "notebook" if "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ else "nobody"
+        return "notebook" if interactive() else "nobody"
     return "terminal" if sys.stderr.isatty() else "nobody"
 
 
