@@ -202,7 +202,7 @@ def test_an_interrupt_saves_the_run_and_says_where_it_goes_on(recipe, store, tmp
         f"  base: stopped at step {saved} of 3000, saved there, goes on from there",
     ]
     for worker in set(multiprocessing.active_children()) - others:
-        worker.join(20)
+        worker.join(60)
     assert set(multiprocessing.active_children()) <= others
     # The same call goes on from there.
     steps = []
