@@ -127,15 +127,16 @@ def claims_json() -> dict:
     return json.loads((ROOT / "figures" / "claims.json").read_text())
 
 
-def test_every_claim_has_a_verdict_from_the_laptop_profile():
+def test_verdicts_are_of_claims_in_the_ledger_and_from_the_laptop_profile():
     found = claims_json()
-    assert set(found) == set(claims.load(ROOT / "claims.yaml")), "run `make figures`"
+    assert set(found) <= set(claims.load(ROOT / "claims.yaml")), "run `make figures`"
     assert {entry["profile"] for entry in found.values()} == {"laptop"}
 
 
 def test_the_readme_shows_the_recorded_verdicts():
     rows = dict(re.findall(r"^\| ([CL]\d[\w.-]*) \|.*\| \*\*([^|*]+)\*\* \|$", (ROOT / "README.md").read_text(), re.M))
-    assert rows == {claim_id: entry["verdict"] for claim_id, entry in claims_json().items()}
+    verdicts = {claim_id: entry["verdict"] for claim_id, entry in claims_json().items()}
+    assert rows == dict.fromkeys(claims.load(ROOT / "claims.yaml"), "not_run") | verdicts
 
 
 def test_the_corpora_of_the_laptop_profile_are_recorded_without_text():
