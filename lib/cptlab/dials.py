@@ -1,7 +1,7 @@
 """The dials of a notebook: parameters that take the place of the profile's values, checked by what their names mean.
 
 A dial is a literal in the cell tagged ``parameters``; None is the profile's value. Names are the field's terms and carry their meaning
-in every study: ``near``, ``far``, ``target`` and ``languages`` are languages, ``sizes`` and ``size`` models, ``seeds`` and ``seed`` seeds,
+in every study: ``near``, ``middle``, ``far``, ``target`` and ``languages`` are languages, ``sizes`` and ``size`` models, ``seeds`` and ``seed`` seeds,
 ``tokens`` and ``…_tokens`` budgets, ``lr`` and ``rates`` learning rates, ``replay``, ``share`` and ``shares`` parts of a mixture.
 Papermill's ``-p`` hands on lists as text; they are read as YAML.
 """
@@ -142,7 +142,7 @@ KINDS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"draws|starts", lambda v: type(v) is int and v > 0, "a whole number of at least 1"),
     (r"bootstrap", lambda v: type(v) is int and v >= 0, "a whole number of at least 0"),
     (r"languages", lambda v: isinstance(v, list) and v and all(map(_language, v)), 'a list of codes of languages, such as ["fr", "zh"]'),
-    (r"near|far|target|language|base_language", lambda v: _language(v), 'the code of a language, such as "de"'),
+    (r"near|middle|far|target|language|base_language", lambda v: _language(v), 'the code of a language, such as "de"'),
 ]  # fmt: skip
 
 

@@ -78,7 +78,7 @@ class Study:
 
     @property
     def frame(self) -> dict:
-        """What the profile's runs share: corpus, context, batch, precision; a notebook's section may override each, and say ``follow``."""
+        """What the profile's runs share: corpus, context, batch, precision, schedule; a notebook's section may override each, and say ``follow``."""
         own = self.content["notebooks"].get(self.name, {}).get("frame", {})
         return self.content["frame"] | own
 
@@ -212,7 +212,7 @@ class Study:
             tokens: budget; None with ``phases``.
             lr: maximum learning rate.
             init: run (its last step) or upstream to start from; None: random weights.
-            schedule: other fields of :class:`Schedule`, cosine by default.
+            schedule: other fields of :class:`Schedule`; those of the frame's ``schedule`` by default.
             optimiser: fields of :class:`Optimiser`.
             fields: any other field of :class:`RunSpec`; ``corpus`` and ``model`` take the place of the profile's. Without ``order`` a
                 run goes on in the text where its upstream stopped, unless the notebook's frame says ``follow: false``.
@@ -233,7 +233,7 @@ class Study:
             corpus=corpus,
             mixture={mixture: 1.0} if isinstance(mixture, str) else mixture,
             tokens=None if tokens is None else int(tokens),
-            schedule=Schedule(max_lr=lr, **(schedule or {})),
+            schedule=Schedule(max_lr=lr, **self.frame.get("schedule", {}) | (schedule or {})),
             optimiser=Optimiser(**(optimiser or {})),
             upstreams=upstreams,
             seed=seed,
@@ -263,7 +263,7 @@ class Study:
         Raises:
             ConfigError: no ``warmup_tokens``, a warm-up that has not ended where the first branch leaves, or no budget.
         """
-        schedule = {"kind": "wsd", "decay": Schedule.decay} | (schedule or {})
+        schedule = {"kind": "wsd", "decay": Schedule.decay} | self.frame.get("schedule", {}) | (schedule or {})
         batch = fields.get("batch_tokens", self.frame["batch_tokens"])
         warmup = schedule.get("warmup_tokens")
         require(warmup is not None, "branches: schedule has no warmup_tokens: give the warm-up in tokens, the same for every budget")

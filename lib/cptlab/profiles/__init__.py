@@ -16,7 +16,7 @@ from cptlab.errors import ConfigError, require
 NEEDED = ("execution", "frame", "notebooks")
 PROFILE_KEYS = {"description", "store", *NEEDED}
 FRAME_KEYS = {"corpus", "context", "batch_tokens", "precision"}
-OWN_FRAME_KEYS = FRAME_KEYS | {"follow"}  # of a notebook
+OWN_FRAME_KEYS = FRAME_KEYS | {"follow", "schedule"}  # of a notebook
 
 
 def profile_names() -> list[str]:
