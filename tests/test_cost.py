@@ -56,7 +56,7 @@ def test_records_here_come_first_then_others_scaled_then_the_calibration(recipe,
     assert here_ones.basis == "records here" and here_ones.training == pytest.approx(256.0)
     # Another way to run it, another shape: nothing is known of those.
     assert one(store, run, tiny.execution(compile=True)).basis == "calibration"
-    assert one(store, tiny.spec(recipe, 5, model=tiny.model(width=64, ffn=128))).basis == "calibration"
+    assert one(store, tiny.spec(recipe, 5, model=tiny.model(width=64, ffn_width=128))).basis == "calibration"
 
 
 def test_a_local_record_of_another_machine_is_scaled(recipe, store):

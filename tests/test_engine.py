@@ -48,7 +48,7 @@ def state_of(run):
 @pytest.mark.parametrize("clip", [1.0, 0.0])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_zero_stages_agree(recipe, stores, precision, clip):
-    run = tiny.spec(recipe, 8, precision=precision, optimiser=Optimiser(clip=clip))
+    run = tiny.spec(recipe, 8, precision=precision, optimiser=Optimiser(clip_norm=clip))
     curves = []
     for stage in STAGES:
         record = tiny.trained(stores(stage), run, tiny.execution(zero_stage=stage, micro_batch=4))
@@ -79,7 +79,7 @@ def test_weights_are_those_that_torch_alone_gives(recipe, stores, torch_once, st
     from cptlab.training.sampler import Sampler
     from cptlab.training.schedules import learning_rate
 
-    run = tiny.spec(recipe, 4, schedule=Schedule(max_lr=1e-2, warmup=0.25), optimiser=Optimiser(clip=0.5, weight_decay=0.3, rates=rates))
+    run = tiny.spec(recipe, 4, schedule=Schedule(max_lr=1e-2, warmup=0.25), optimiser=Optimiser(clip_norm=0.5, weight_decay=0.3, lr_factors=rates))
     tiny.trained(stores(stage), run, tiny.execution(zero_stage=stage))
 
     model = build_model(run, tiny.EXECUTION)
@@ -138,15 +138,15 @@ def test_fp16_needs_a_device_that_has_it(recipe, store):
 
 
 def test_rates_are_checked_and_in_the_identity(recipe):
-    plain, run = tiny.spec(recipe), tiny.spec(recipe, optimiser=Optimiser(rates=RATES))
-    assert run.id != plain.id == tiny.spec(recipe, optimiser=Optimiser(rates={})).id
+    plain, run = tiny.spec(recipe), tiny.spec(recipe, optimiser=Optimiser(lr_factors=RATES))
+    assert run.id != plain.id == tiny.spec(recipe, optimiser=Optimiser(lr_factors={})).id
     assert "rates" not in plain.canonical()["optimiser"]
-    assert Optimiser(rates=dict(RATES)) == Optimiser(rates=[list(pair) for pair in RATES]) == run.optimiser
-    assert tiny.spec(recipe, optimiser=Optimiser(rates=RATES[::-1])).id != run.id  # the first match decides
+    assert Optimiser(lr_factors=dict(RATES)) == Optimiser(lr_factors=[list(pair) for pair in RATES]) == run.optimiser
+    assert tiny.spec(recipe, optimiser=Optimiser(lr_factors=RATES[::-1])).id != run.id  # the first match decides
     assert pickle.loads(pickle.dumps(run)).id == run.id == replace(run, optimiser=replace(run.optimiser)).id
     for wrong in (0.5, "*norm*", ("*norm*",), {"*norm*": 0}, {"*norm*": float("inf")}, {"*norm*": "2"}, [(1, 2.0)], [1, 2]):
         with pytest.raises(ConfigError, match=r"optimiser\.rates is .*: give patterns with positive factors"):
-            Optimiser(rates=wrong)
+            Optimiser(lr_factors=wrong)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_rates_are_checked_and_in_the_identity(recipe):
     ids=["no such", "an earlier one", "frozen"],
 )
 def test_a_rate_that_nothing_has(recipe, store, rates, trainable, unused):
-    run = tiny.spec(recipe, 2, optimiser=Optimiser(rates=rates), trainable=trainable)
+    run = tiny.spec(recipe, 2, optimiser=Optimiser(lr_factors=rates), trainable=trainable)
     with pytest.raises(ConfigError, match=f"{unused} match no trained parameter that no earlier pattern has"):
         start(Request(run), store)
 
@@ -167,8 +167,8 @@ def test_a_rate_that_nothing_has(recipe, store, rates, trainable, unused):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_rates_are_resumed_and_carried(recipe, stores, interrupted, stage, precision):
-    optimiser = {"optimiser": Optimiser(rates=RATES, state="carry")}
-    base = tiny.spec(recipe, 4, precision=precision, optimiser=Optimiser(rates={"*norm*": 0.5}))
+    optimiser = {"optimiser": Optimiser(lr_factors=RATES, state="carry")}
+    base = tiny.spec(recipe, 4, precision=precision, optimiser=Optimiser(lr_factors={"*norm*": 0.5}))
     run, how = tiny.target(base, 8, **optimiser), tiny.execution(zero_stage=stage, state_every=3)
     for name in ("whole", "broken"):
         tiny.trained(stores(name), base, how, keep_state=(4,))

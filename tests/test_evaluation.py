@@ -410,7 +410,7 @@ def work_all(requests, root, how, cache) -> None:
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_compiled_runs_measure_all_kinds_to_the_same_bits(recipe, tmp_path, in_process):
     """One graph more for the softmax among some tokens, none that changes the others."""
-    how, small = tiny.execution(compile=True, micro_batch=4), tiny.model(layers=1, width=16, ffn=32)
+    how, small = tiny.execution(compile=True, micro_batch=4), tiny.model(layers=1, width=16, ffn_width=32)
     run, other = (tiny.spec(recipe, 4, model=small, precision="bf16", seed=seed) for seed in (0, 1))
     plain, kinds, cache = Store(tmp_path / "plain"), Store(tmp_path / "kinds"), tmp_path / "inductor"
     assert in_process(work_all, [Request(run, {}, ("two:5",), (0, 4))], plain.root, how, cache) == 0

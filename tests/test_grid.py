@@ -74,7 +74,7 @@ def test_tables_of_a_trained_grid(recipe, grid_of):
 
 
 def test_failures_are_listed(recipe, grid_of):
-    bad = tiny.spec(recipe, 3, schedule=replace(tiny.spec(recipe).schedule, max_lr=1e30, warmup=0.0))
+    bad = tiny.spec(recipe, 3, schedule=replace(tiny.spec(recipe).schedule, max_lr=1e30))
     arm, good = tiny.target(bad, 2), tiny.spec(recipe, 2)
     grid = grid_of((arm, {"arm": "a"}), (bad, {"arm": "b"}), (good, {"arm": "c"}))
     for _ in range(2):  # and again when it is served from the store
@@ -87,7 +87,7 @@ def test_failures_are_listed(recipe, grid_of):
 
 
 def test_a_grid_where_everything_failed(recipe, grid_of):
-    bad = tiny.spec(recipe, 3, schedule=replace(tiny.spec(recipe).schedule, max_lr=1e30, warmup=0.0))
+    bad = tiny.spec(recipe, 3, schedule=replace(tiny.spec(recipe).schedule, max_lr=1e30))
     results = train(grid_of((bad, {})))
     assert results.ids == [] and len(results.failures) == 1 and results.curves.empty and results.final("one").empty
     good = train(grid_of((tiny.spec(recipe, 2), {})))

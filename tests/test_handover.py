@@ -132,9 +132,9 @@ def test_the_state_is_not_here(recipe, store, state):
 def going_on(base, steps, schedule, start=None, **changes):
     """A run that goes on from ``base`` (its step ``start``, or its last) as if there had been no stop."""
     start = start or base.steps
-    begun = schedule.start_tokens or 0
-    changes |= {"schedule": replace(schedule, start_tokens=begun + start * STEP), "upstreams": {"init": Upstream(run=base, step=start)}}
-    return after(base, steps, **{"mixture": base.mixture} | changes, order=DataOrder(follow=True))
+    begun = schedule.elapsed_tokens or 0
+    changes |= {"schedule": replace(schedule, elapsed_tokens=begun + start * STEP), "upstreams": {"init": Upstream(run=base, step=start)}}
+    return after(base, steps, **{"mixture": base.mixture} | changes, data_order=DataOrder(read_on=True))
 
 
 def rows(store, run) -> list:
@@ -152,7 +152,7 @@ def same_state(store, one, other) -> None:
     assert hashes[0] == hashes[1]
 
 
-SCHEDULES = [Schedule("wsd", max_lr=3e-3, warmup=0.1, decay=0.4, min_ratio=0.0), Schedule("cosine", max_lr=3e-3, warmup=0.1)]
+SCHEDULES = [Schedule("wsd", max_lr=3e-3, warmup=0.1, decay_fraction=0.4, min_lr_ratio=0.0), Schedule("cosine", max_lr=3e-3, warmup=0.1)]
 BY_KIND = {"argnames": "schedule", "argvalues": SCHEDULES, "ids": lambda schedule: schedule.kind}
 
 
@@ -165,7 +165,7 @@ def test_a_run_of_phases_is_the_chain_of_its_phases(recipe, store, schedule, pre
         schedule=schedule, precision=precision,
     )  # fmt: skip
     ended(store, whole)
-    placed = replace(schedule, start_tokens=0, horizon_tokens=16 * STEP)
+    placed = replace(schedule, elapsed_tokens=0, horizon_tokens=16 * STEP)
     chain = [tiny.spec(recipe, 7, schedule=placed, precision=precision)]
     for steps, mixture in parts[1:]:
         chain.append(going_on(chain[-1], steps, chain[-1].schedule, mixture=mixture))
@@ -188,7 +188,7 @@ def test_a_trunk_that_goes_on_is_the_uninterrupted_run(recipe, store, schedule, 
     ended(store, rest)
     assert rows(store, rest) == rows(store, trunk)[9:]
     same_state(store, rest, trunk)
-    branch = going_on(trunk, 2, replace(schedule, kind="linear", warmup=0.0), start=9)
+    branch = going_on(trunk, 2, replace(schedule, kind="linear"), start=9)
     ended(store, branch)
     assert rows(store, branch)[0][1] == rows(store, trunk)[9][1]  # the loss before its first update
     assert rows(store, branch)[-1] != rows(store, trunk)[10]
@@ -215,7 +215,7 @@ def test_branches_of_a_study_are_the_uninterrupted_runs(recipe, store):
 
     study = open_study("a_new_one", "smoke")
     shape = {"corpus": recipe, "model": tiny.model(), "batch_tokens": STEP, "precision": "bf16"}
-    schedule = {"warmup_tokens": 2 * STEP, "min_ratio": 0.0, "decay": 0.25}
+    schedule = {"warmup_tokens": 2 * STEP, "min_lr_ratio": 0.0, "decay_fraction": 0.25}
     branches = study.branches(None, "one", [8 * STEP, 16 * STEP + 1], 3e-3, schedule=schedule, **shape)
     assert {run.upstreams["init"].run.id for run in branches.values()} == {branches[8 * STEP].upstreams["init"].run.id}  # one trunk
     for budget, branch in branches.items():

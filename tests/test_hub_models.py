@@ -148,7 +148,7 @@ def test_a_commit_is_what_is_loaded(recipe, torch_once, monkeypatch):
 # --- sizes -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, {"kv_heads": 2}, {"tied": True}, {"family": "gpt-neox", "kv_heads": 2}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"kv_heads": 2}, {"tied_embeddings": True}, {"family": "gpt-neox", "kv_heads": 2}], ids=str)
 def test_sizes_from_the_configuration_alone(tmp_path, changes):
     from cptlab.training import models
 

@@ -67,7 +67,7 @@ def test_weights_that_do_not_fit(recipe, tmp_path):
 def test_an_arm_of_another_shape_is_a_failed_run(recipe, store):
     base = tiny.spec(recipe, 2)
     tiny.trained(store, base)
-    record = tiny.trained(store, tiny.target(base, 2, model=tiny.model(ffn=80)))
+    record = tiny.trained(store, tiny.target(base, 2, model=tiny.model(ffn_width=80)))
     assert record["status"] == "failed" and record["error"]["type"] == "TrainingError" and "same shape" in record["error"]["message"]
 
 
@@ -97,7 +97,7 @@ def test_a_pattern_without_a_parameter(recipe, patterns):
 # --- families ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{"family": "gpt-neox", "kv_heads": 2}, {"tied": True}, {"kv_heads": 2}], ids=str)
+@pytest.mark.parametrize("changes", [{"family": "gpt-neox", "kv_heads": 2}, {"tied_embeddings": True}, {"kv_heads": 2}], ids=str)
 def test_every_family_trains_and_is_read_back(recipe, store, torch_once, changes):
     from transformers import AutoModelForCausalLM
 

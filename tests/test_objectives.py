@@ -147,7 +147,7 @@ def test_windows_batches_and_costs(recipe):
 def test_another_window_trains(recipe, store, torch_once, stage):
     from cptlab.training.models import build_model
 
-    run = patch_run(recipe, 12, schedule=Schedule("constant", max_lr=1e-2, warmup=0.0))
+    run = patch_run(recipe, 12, schedule=Schedule("constant", max_lr=1e-2))
     how = tiny.execution(zero_stage=stage, micro_batch=2)
     record = tiny.trained(store, run, how, sets=("one:4",), prompts=(Prompt("abc", 4),))
     assert record["status"] == "done", record["error"]
@@ -212,12 +212,12 @@ def test_a_phase_may_have_an_objective_of_its_own(recipe, store, base, stage):
         phases=(Phase(5 * step, {"one": 1}), Phase(4 * step, {"one": 1}, "soft", {"heat": 2.0})),
     )  # fmt: skip
     assert whole.objectives == (("token", {}), ("soft", {"heat": 2.0}))
-    placed = replace(whole.schedule, start_tokens=0, horizon_tokens=9 * step)
+    placed = replace(whole.schedule, elapsed_tokens=0, horizon_tokens=9 * step)
     first = tiny.spec(recipe, 5, schedule=placed)
     then = tiny.spec(
-        recipe, 4, schedule=replace(placed, start_tokens=5 * step), objective="soft", objective_options={"heat": 2.0},
+        recipe, 4, schedule=replace(placed, elapsed_tokens=5 * step), objective="soft", objective_options={"heat": 2.0},
         upstreams={"init": Upstream(run=first), "teacher": Upstream(run=base)}, optimiser=Optimiser(state="continue"),
-        order=DataOrder(follow=True),
+        data_order=DataOrder(read_on=True),
     )  # fmt: skip
     for run in (whole, first, then):
         record = tiny.trained(store, run, how, keep_state=(run.steps,))
@@ -470,7 +470,7 @@ def patched(base):
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_each_objective_compiles_once(recipe, tmp_path, in_process):
-    shape = tiny.model(layers=1, width=16, ffn=32)
+    shape = tiny.model(layers=1, width=16, ffn_width=32)
     base = tiny.spec(recipe, 3, model=shape, precision="bf16")
     after, alone = Store(tmp_path / "after"), Store(tmp_path / "alone")
     counts, cache = tmp_path / "counts", tmp_path / "inductor"

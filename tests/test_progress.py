@@ -38,7 +38,7 @@ def until(holds, seconds=60):
 
 def diverging(recipe, steps=3):
     run = tiny.spec(recipe, steps)
-    return replace(run, schedule=replace(run.schedule, max_lr=1e30, warmup=0.0))
+    return replace(run, schedule=replace(run.schedule, max_lr=1e30))
 
 
 # --- words -------------------------------------------------------------------------------------------------------------------

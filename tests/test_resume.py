@@ -126,9 +126,9 @@ def work_all(requests, root, how, cache) -> None:
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_compiled_runs_do_not_depend_on_what_the_worker_ran_before(recipe, tmp_path, in_process):
-    how, small = tiny.execution(compile=True), {"layers": 1, "width": 16, "ffn": 32}
+    how, small = tiny.execution(compile=True), {"layers": 1, "width": 16, "ffn_width": 32}
     run = tiny.spec(recipe, 4, model=tiny.model(**small), precision="bf16")
-    other = tiny.spec(recipe, 3, model=tiny.model(**small | {"ffn": 48}), precision="bf16")
+    other = tiny.spec(recipe, 3, model=tiny.model(**small | {"ffn_width": 48}), precision="bf16")
     alone, after = Store(tmp_path / "alone"), Store(tmp_path / "after")
     cache = tmp_path / "inductor"
     request = Request(run, {}, ("one:5",), (0, 4))

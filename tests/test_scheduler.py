@@ -20,7 +20,7 @@ from cptlab.runs.spec import RECIPE_VERSION, Optimiser, Schedule, Upstream
 from cptlab.runs.store import Store
 from cptlab.sweep.scheduler import chain_flops, needed, train
 
-DIVERGING = Schedule("constant", max_lr=1e30, warmup=0.0)
+DIVERGING = Schedule("constant", max_lr=1e30)
 
 
 class Recorder(ThreadPoolExecutor):

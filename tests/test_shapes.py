@@ -32,7 +32,7 @@ def counted(model: ModelSpec) -> dict[str, int]:
 def test_counts_are_the_built_models(family, tied, kv_heads):
     if family == "gpt-neox" and kv_heads > 1:
         pytest.skip("GPT-NeoX has as many key heads as heads")
-    model = ModelSpec(3, 48, 4, 100, vocab=301, context=32, kv_heads=kv_heads, family=family, tied=tied)
+    model = ModelSpec(3, 48, 4, 100, vocab=301, context=32, kv_heads=kv_heads, family=family, tied_embeddings=tied)
     assert parameter_counts(model) == counted(model)
 
 
@@ -92,19 +92,19 @@ def test_unknown_size_lists_the_known():
 
 
 def test_changes_override_the_shape():
-    assert shape_named("0.17M", 2048, 256, layers=7, tied=True) == ModelSpec(7, 64, 2, 160, vocab=2048, context=256, tied=True)
+    assert shape_named("0.17M", 2048, 256, layers=7, tied_embeddings=True) == ModelSpec(7, 64, 2, 160, vocab=2048, context=256, tied_embeddings=True)
     assert shape_named("pythia-70m", 50304, 512).kv_heads == PYTHIA["pythia-70m"][2]
     with pytest.raises(ConfigError, match=r"0\.17M.*kv_heads"):
         shape_named("0.17M", 2048, 256, heads=2, kv_heads=3)
 
 
 def test_flops_by_hand():
-    model = ModelSpec(layers=2, width=8, heads=2, ffn=16, vocab=300, context=32)
+    model = ModelSpec(layers=2, width=8, heads=2, ffn_width=16, vocab=300, context=32)
     # A layer: queries and output 8 x 8 each, key and value 8 x 4 each, three feed-forward matrices of 8 x 16, two norms; a last norm.
     non_embedding = 2 * (2 * 64 + 2 * 32 + 3 * 128 + 2 * 8) + 8
     assert parameter_counts(model) == {"non_embedding": non_embedding, "total": non_embedding + 2 * 300 * 8}
     assert flops_per_token(model) == 6 * non_embedding + 6 * 300 * 8 + 12 * 2 * 32 * 8
-    tied = ModelSpec(layers=2, width=8, heads=2, ffn=16, vocab=300, context=32, tied=True)
+    tied = ModelSpec(layers=2, width=8, heads=2, ffn_width=16, vocab=300, context=32, tied_embeddings=True)
     assert flops_per_token(tied) == flops_per_token(model)  # the output layer multiplies all the same
 
 
@@ -117,7 +117,7 @@ class StubCorpus:
 
 
 def test_flops_of_a_run_count_whole_steps():
-    model = ModelSpec(layers=2, width=8, heads=2, ffn=16, vocab=300, context=32)
+    model = ModelSpec(layers=2, width=8, heads=2, ffn_width=16, vocab=300, context=32)
     run = RunSpec(model, StubCorpus(), {"en": 1}, tokens=1000, batch_tokens=64)
     assert run.flops == flops_per_token(model) * 15 * 64
 

@@ -32,7 +32,7 @@ class StubCorpus:
 
 
 def model(**changes):
-    return ModelSpec(**({"layers": 2, "width": 64, "heads": 2, "ffn": 160, "vocab": 512, "context": 128} | changes))
+    return ModelSpec(**({"layers": 2, "width": 64, "heads": 2, "ffn_width": 160, "vocab": 512, "context": 128} | changes))
 
 
 def spec(**changes):
@@ -55,7 +55,7 @@ RUN_CHANGES = {
     "tokens": 413696,
     "batch_tokens": 8192,
     "schedule": Schedule(kind="linear"),
-    "optimiser": Optimiser(clip=0.5),
+    "optimiser": Optimiser(clip_norm=0.5),
     "objective": None,  # one objective so far; others, and their options: test_objectives
     "trainable": ("*embed*",),
     "upstreams": {"init": Upstream(run=BASE)},
@@ -66,12 +66,12 @@ RUN_CHANGES = {
     "objective_options": None,
 }
 MODEL_CHANGES = {
-    "layers": 3, "width": 128, "heads": 1, "ffn": 128, "vocab": None, "context": 256, "kv_heads": 2, "family": "gpt-neox", "tied": True,
+    "layers": 3, "width": 128, "heads": 1, "ffn_width": 128, "vocab": None, "context": 256, "kv_heads": 2, "family": "gpt-neox", "tied_embeddings": True,
     "rope_theta": 5e5, "init_std": 0.01,
 }  # fmt: skip
 SCHEDULE_CHANGES = {
-    "kind": "wsd", "max_lr": 1e-3, "min_ratio": 0.0, "warmup": 0.01, "start_ratio": 0.5, "decay": 0.1, "horizon_tokens": 10**6,
-    "start_tokens": 0, "warmup_tokens": 0,
+    "kind": "wsd", "max_lr": 1e-3, "min_lr_ratio": 0.0, "warmup": 0.01, "warmup_start_ratio": 0.5, "decay_fraction": 0.1, "horizon_tokens": 10**6,
+    "elapsed_tokens": 0, "warmup_tokens": 0,
 }  # fmt: skip
 ORDER_CHANGES = {"block_tokens": 1024, "follow": True, "unique_tokens": 4096}
 PHASE_CHANGES = {"tokens": 8192, "mixture": {"fr": 1}, "objective": None, "objective_options": None}  # one objective so far
@@ -85,7 +85,7 @@ def changed_specs():
     yield from ((f"model.{name}", spec(model=model(**{name: value}))) for name, value in MODEL_CHANGES.items() if value is not None)
     yield "model.vocab", spec(model=model(vocab=1024), corpus=StubCorpus(vocab=1024))
     yield from ((f"schedule.{name}", spec(schedule=Schedule(**{name: value}))) for name, value in SCHEDULE_CHANGES.items())
-    yield from ((f"order.{name}", spec(order=DataOrder(**{name: value}), **AFTER)) for name, value in ORDER_CHANGES.items())
+    yield from ((f"order.{name}", spec(data_order=DataOrder(**{name: value}), **AFTER)) for name, value in ORDER_CHANGES.items())
     yield "phases", phased(Phase(204800, {"en": 1}), Phase(204800, {"en": 1}))
     for name, value in ((name, value) for name, value in PHASE_CHANGES.items() if value is not None):
         yield f"phases.{name}", phased(Phase(204800, {"en": 1}), Phase(**({"tokens": 204800, "mixture": {"en": 1}} | {name: value})))
@@ -118,7 +118,7 @@ def test_golden_identity():
     assert spec_module.RECIPE_VERSION == 1
     assert BASE.id == "259fffe093500ca0"
     full = spec(
-        model=model(kv_heads=2, tied=True),
+        model=model(kv_heads=2, tied_embeddings=True),
         mixture={"fr": 0.75, "en": 0.25},
         schedule=Schedule(kind="wsd", max_lr=1e-3, horizon_tokens=10**6),
         optimiser=Optimiser(state="carry"),
@@ -140,7 +140,7 @@ def test_identity_is_the_same_in_another_process():
     code = (
         "from types import SimpleNamespace\nfrom cptlab.runs.spec import *\n"
         "corpus = SimpleNamespace(name='other', names=('zh', 'fr', 'en'), vocab=512, fingerprint='ab' * 32)\n"
-        "m = ModelSpec(layers=2, width=64, heads=2, ffn=160, vocab=512, context=128)\n"
+        "m = ModelSpec(layers=2, width=64, heads=2, ffn_width=160, vocab=512, context=128)\n"
         "import sys\nprint(RunSpec(model=m, corpus=corpus, mixture={'en': 1}, tokens=409600).id, 'torch' in sys.modules)"
     )
     environment = {"PYTHONPATH": str(Path(cptlab.__file__).parents[1]), "PYTHONHASHSEED": "7"}
@@ -149,12 +149,12 @@ def test_identity_is_the_same_in_another_process():
 
 
 def test_what_does_not_determine_the_weights_does_not_count():
-    one = spec(mixture={"en": 1, "fr": 3}, schedule=Schedule(min_ratio=0, warmup=1), trainable=["*"])
+    one = spec(mixture={"en": 1, "fr": 3}, schedule=Schedule(min_lr_ratio=0, warmup=1), trainable=["*"])
     same = [
-        spec(mixture={"fr": 3, "en": 1}, schedule=Schedule(min_ratio=0.0, warmup=1.0)),
-        spec(mixture={"fr": 0.75, "en": 0.25}, schedule=Schedule(min_ratio=0, warmup=1)),
-        spec(mixture={"fr": 6.0, "en": 2, "zh": 0}, schedule=Schedule(min_ratio=0, warmup=1), tokens=409600),
-        spec(mixture={"en": 1, "fr": 3}, schedule=Schedule(min_ratio=0, warmup=1), corpus=StubCorpus(name="renamed")),
+        spec(mixture={"fr": 3, "en": 1}, schedule=Schedule(min_lr_ratio=0.0, warmup=1.0)),
+        spec(mixture={"fr": 0.75, "en": 0.25}, schedule=Schedule(min_lr_ratio=0, warmup=1)),
+        spec(mixture={"fr": 6.0, "en": 2, "zh": 0}, schedule=Schedule(min_lr_ratio=0, warmup=1), tokens=409600),
+        spec(mixture={"en": 1, "fr": 3}, schedule=Schedule(min_lr_ratio=0, warmup=1), corpus=StubCorpus(name="renamed")),
     ]
     assert {other.id for other in same} == {one.id}
     assert len({one, *same}) == 1
@@ -246,32 +246,32 @@ def test_a_spec_cannot_be_changed():
 
 
 def test_a_single_source_keeps_its_identity_and_a_mixture_has_an_order():
-    assert BASE.order is None and spec(order=DataOrder()).id == BASE.id
-    assert spec(order=DataOrder(block_tokens=128)).id == BASE.id  # the context
+    assert BASE.order is None and spec(data_order=DataOrder()).id == BASE.id
+    assert spec(data_order=DataOrder(block_tokens=128)).id == BASE.id  # the context
     mixed = spec(mixture={"en": 1, "fr": 1})
-    assert mixed.order == DataOrder() and spec(mixture={"en": 1, "fr": 1}, order=DataOrder()).id == mixed.id
-    assert spec(order=DataOrder(unique_tokens=4100)).id == spec(order=DataOrder(unique_tokens=4096)).id  # whole blocks
-    assert spec(order=DataOrder(512, unique_tokens=4500)).order == DataOrder(512, unique_tokens=4096)
+    assert mixed.order == DataOrder() and spec(mixture={"en": 1, "fr": 1}, data_order=DataOrder()).id == mixed.id
+    assert spec(data_order=DataOrder(unique_tokens=4100)).id == spec(data_order=DataOrder(unique_tokens=4096)).id  # whole blocks
+    assert spec(data_order=DataOrder(512, unique_tokens=4500)).order == DataOrder(512, unique_tokens=4096)
     for one in (mixed, phased(Phase(8192, {"en": 1}), Phase(8192, {"en": 1, "fr": 1}))):
         assert pickle.loads(pickle.dumps(one)).id == one.id == replace(one).id == replace(one, mixture=dict(one.mixture)).id
 
 
 def test_a_run_that_finds_nothing_to_follow_is_the_run_that_does_not():
     plain = spec(**AFTER, mixture={"fr": 1})
-    assert spec(**AFTER, mixture={"fr": 1}, order=DataOrder(follow=True)).id == plain.id
-    both = spec(**AFTER, mixture={"fr": 9, "en": 1}, order=DataOrder(follow=True))
-    assert both.order.follow and both.id != spec(**AFTER, mixture={"fr": 9, "en": 1}).id
-    later = spec(upstreams={"init": Upstream(run=plain)}, order=DataOrder(follow=True))
-    assert later.order.follow  # the base behind the arm read it
+    assert spec(**AFTER, mixture={"fr": 1}, data_order=DataOrder(read_on=True)).id == plain.id
+    both = spec(**AFTER, mixture={"fr": 9, "en": 1}, data_order=DataOrder(read_on=True))
+    assert both.data_order.read_on and both.id != spec(**AFTER, mixture={"fr": 9, "en": 1}).id
+    later = spec(upstreams={"init": Upstream(run=plain)}, data_order=DataOrder(read_on=True))
+    assert later.data_order.read_on  # the base behind the arm read it
 
 
 def test_texts_of_another_corpus_are_not_read_on():
     other = spec(corpus=StubCorpus(fingerprint="cd" * 32), **AFTER)
-    assert spec(corpus=StubCorpus(name="renamed"), **AFTER, order=DataOrder(follow=True)).order.follow
-    with pytest.raises(ConfigError, match="order.follow.*corpus 'stub'"):
-        spec(corpus=StubCorpus(fingerprint="cd" * 32), **AFTER, order=DataOrder(follow=True))
-    back = spec(upstreams={"init": Upstream(run=other)}, order=DataOrder(follow=True))
-    assert back.order.follow  # BASE, on this corpus, stands behind the other
+    assert spec(corpus=StubCorpus(name="renamed"), **AFTER, data_order=DataOrder(read_on=True)).data_order.read_on
+    with pytest.raises(ConfigError, match="data_order.read_on.*corpus 'stub'"):
+        spec(corpus=StubCorpus(fingerprint="cd" * 32), **AFTER, data_order=DataOrder(read_on=True))
+    back = spec(upstreams={"init": Upstream(run=other)}, data_order=DataOrder(read_on=True))
+    assert back.data_order.read_on  # BASE, on this corpus, stands behind the other
 
 
 def test_phases_give_mixture_and_tokens():
@@ -353,8 +353,8 @@ def test_canonical_spec_is_json_and_survives_it():
         (lambda: Schedule(kind="step"), "schedule.kind"),
         (lambda: Schedule(max_lr=0), "max_lr"),
         (lambda: Schedule(warmup=2), "warmup"),
-        (lambda: Schedule(start_tokens=-1), "schedule.start_tokens"),
-        (lambda: Schedule(start_tokens=1e6), "schedule.start_tokens"),
+        (lambda: Schedule(elapsed_tokens=-1), "schedule.elapsed_tokens"),
+        (lambda: Schedule(elapsed_tokens=1e6), "schedule.elapsed_tokens"),
         (lambda: Optimiser(state="keep"), "optimiser.state"),
         (lambda: Upstream(), "either"),
         (lambda: Upstream(run=BASE, hub="a/b", revision="x"), "either"),
@@ -373,12 +373,12 @@ def test_canonical_spec_is_json_and_survives_it():
         (lambda: spec(optimiser=Optimiser(state="carry")), "carry"),
         (lambda: DataOrder(block_tokens=0), "order.block_tokens"),
         (lambda: DataOrder(unique_tokens=1e6), "order.unique_tokens"),
-        (lambda: spec(order=DataOrder(block_tokens=192)), "order.block_tokens = 192 is not a multiple of the context, 128"),
-        (lambda: spec(order=DataOrder(unique_tokens=127)), "order.unique_tokens = 127 is less than one block of 128"),
-        (lambda: spec(order=DataOrder(follow=True)), "order.follow.*'init'"),
-        (lambda: spec(model=model(family="hub"), order=DataOrder(follow=True), upstreams={"init": HUB}), "order.follow.*'init'"),
-        (lambda: spec(**AFTER, order=DataOrder(256, True)), "order.follow.*block_tokens = 128 and unique_tokens = None, this one has 256"),
-        (lambda: spec(**AFTER, order=DataOrder(None, True, 4096)), "order.follow.*this one has 128 and 4096"),
+        (lambda: spec(data_order=DataOrder(block_tokens=192)), "order.block_tokens = 192 is not a multiple of the context, 128"),
+        (lambda: spec(data_order=DataOrder(unique_tokens=127)), "order.unique_tokens = 127 is less than one block of 128"),
+        (lambda: spec(data_order=DataOrder(read_on=True)), "data_order.read_on.*'init'"),
+        (lambda: spec(model=model(family="hub"), data_order=DataOrder(read_on=True), upstreams={"init": HUB}), "data_order.read_on.*'init'"),
+        (lambda: spec(**AFTER, data_order=DataOrder(256, True)), "data_order.read_on.*block_tokens = 128 and unique_tokens = None, this one has 256"),
+        (lambda: spec(**AFTER, data_order=DataOrder(None, True, 4096)), "data_order.read_on.*this one has 128 and 4096"),
         (lambda: spec(mixture=None), "without phases"),
         (lambda: spec(tokens=None), "without phases"),
         (lambda: phased(Phase(8192, {"en": 1})), "one phase"),

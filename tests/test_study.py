@@ -144,8 +144,8 @@ def test_run_is_in_the_profiles_frame(tmp_path, recipe, monkeypatch):
     early = study.run("0.03M", "two", 4096, 1e-3, init=Upstream(run=base, step=2), precision="bf16", trainable=("*norm*",))
     assert early.upstreams["init"].step == 2 and early.precision == "bf16" and early.trainable == ("*norm*",)
     phases = (Phase(4096, {"one": 1}), Phase(2048, {"two": 1}))
-    annealed = study.run("0.03M", None, None, 1e-3, init=base, phases=phases, order=DataOrder(follow=True))
-    assert annealed.tokens == 6144 and annealed.phases == phases and annealed.order.follow
+    annealed = study.run("0.03M", None, None, 1e-3, init=base, phases=phases, data_order=DataOrder(read_on=True))
+    assert annealed.tokens == 6144 and annealed.phases == phases and annealed.data_order.read_on
     grid = study.grid(sets=("two:4",))
     grid.add(arm, arm="continual")
     assert grid.execution == study.execution and grid.requests[0].sets == ("two:4",) and grid.requests[0].labels["notebook"] == "02_x"
@@ -164,6 +164,6 @@ def test_a_new_study_reads_on_where_its_upstream_stopped():
     old, new = open_study("02_cpt_loss_curves", "smoke"), open_study("99_new", "smoke")
     base = new.run("0.03M", "en", 10_000, 1e-3)
     replay = {"fr": 0.9, "en": 0.1}
-    assert new.run("0.03M", replay, 10_000, 1e-3, init=base).order.follow
-    assert not old.run("0.03M", replay, 10_000, 1e-3, init=base).order.follow
+    assert new.run("0.03M", replay, 10_000, 1e-3, init=base).data_order.read_on
+    assert not old.run("0.03M", replay, 10_000, 1e-3, init=base).data_order.read_on
     assert new.run("0.03M", "fr", 10_000, 1e-3, init=base) == old.run("0.03M", "fr", 10_000, 1e-3, init=base)  # nothing to read on

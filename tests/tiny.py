@@ -40,7 +40,7 @@ def make_recipe(folder: Path) -> CorpusRecipe:
 
 def model(**changes) -> ModelSpec:
     """A shape of about 20,000 parameters."""
-    return ModelSpec(**({"layers": 2, "width": 32, "heads": 2, "ffn": 64, "vocab": VOCAB, "context": CONTEXT} | changes))
+    return ModelSpec(**({"layers": 2, "width": 32, "heads": 2, "ffn_width": 64, "vocab": VOCAB, "context": CONTEXT} | changes))
 
 
 def spec(recipe: CorpusRecipe, steps: int = 10, **changes) -> RunSpec:

@@ -78,7 +78,7 @@ class Study:
 
     @property
     def frame(self) -> dict:
-        """What the profile's runs share: corpus, context, batch, precision, schedule; a notebook's section may override each, and say ``follow``."""
+        """What the profile's runs share: corpus, context, batch, precision, schedule; a notebook's section may override each."""
         own = self.content["notebooks"].get(self.name, {}).get("frame", {})
         return self.content["frame"] | own
 
@@ -214,8 +214,8 @@ class Study:
             init: run (its last step) or upstream to start from; None: random weights.
             schedule: other fields of :class:`Schedule`; those of the frame's ``schedule`` by default.
             optimiser: fields of :class:`Optimiser`.
-            fields: any other field of :class:`RunSpec`; ``corpus`` and ``model`` take the place of the profile's. Without ``order`` a
-                run goes on in the text where its upstream stopped, unless the notebook's frame says ``follow: false``.
+            fields: any other field of :class:`RunSpec`; ``corpus`` and ``model`` take the place of the profile's. Without
+                ``data_order`` a run goes on in the text where its upstream stopped.
         """
         upstreams = dict(fields.pop("upstreams", {}))
         if init is not None:
@@ -225,8 +225,8 @@ class Study:
         require((model is None) != (size is None), f"size = {size!r} and model = {model!r}: give one of them, the other is None")
         model = model or shape_named(size, corpus.vocab, self.frame["context"])
         start = upstreams["init"].run if "init" in upstreams else None
-        if start is not None and start.corpus.fingerprint == corpus.fingerprint and self.frame.get("follow", True):
-            fields = {"order": DataOrder(follow=True)} | fields
+        if start is not None and start.corpus.fingerprint == corpus.fingerprint:
+            fields = {"data_order": DataOrder(read_on=True)} | fields
         common = {"batch_tokens": self.frame["batch_tokens"], "precision": self.frame["precision"]} | fields
         return RunSpec(
             model=model,
@@ -257,32 +257,30 @@ class Study:
 
         Args:
             budgets: in tokens, of the whole run; the trunk is the ``init`` upstream of every branch.
-            schedule: fields of :class:`Schedule`, ``warmup_tokens`` among them, for a fraction would differ from budget to budget.
+            schedule: fields of :class:`Schedule`; the frame's by default.
             fields: as for :meth:`run`.
 
         Raises:
-            ConfigError: no ``warmup_tokens``, a warm-up that has not ended where the first branch leaves, or no budget.
+            ConfigError: a warm-up that has not ended where the first branch leaves, or no budget.
         """
-        schedule = {"kind": "wsd", "decay": Schedule.decay} | self.frame.get("schedule", {}) | (schedule or {})
+        schedule = {"kind": "wsd", "decay_fraction": Schedule.decay_fraction} | self.frame.get("schedule", {}) | (schedule or {})
         batch = fields.get("batch_tokens", self.frame["batch_tokens"])
-        warmup = schedule.get("warmup_tokens")
-        require(warmup is not None, "branches: schedule has no warmup_tokens: give the warm-up in tokens, the same for every budget")
+        warmup = schedule.get("warmup_tokens", 0)
         require(bool(budgets), "branches: budgets is empty")
         ends = {budget: budget // batch for budget in budgets}
-        starts = {budget: end - max(1, round(schedule["decay"] * end)) for budget, end in ends.items()}
+        starts = {budget: end - max(1, round(schedule["decay_fraction"] * end)) for budget, end in ends.items()}
         first = min(starts, key=starts.get)
         require(
             0 < starts[first] >= warmup // batch,
             f"branches: the one of {first:,} tokens leaves the trunk after {starts[first] * batch:,}, within the warm-up of {warmup:,}",
         )
-        order = fields.pop("order", DataOrder(follow=True) if init is not None else DataOrder())
+        order = fields.pop("data_order", DataOrder(read_on=init is not None))
         steady = schedule | {"kind": "constant"}
-        trunk = self.run(size, mixture, max(starts.values()) * batch, lr, seed, init, steady, order=order, **fields)
-        follow = replace(order, follow=True)
+        trunk = self.run(size, mixture, max(starts.values()) * batch, lr, seed, init, steady, data_order=order, **fields)
         return {
             budget: self.run(
                 size, mixture, (ends[budget] - start) * batch, lr, seed, Upstream(run=trunk, step=start),
-                schedule | {"start_tokens": start * batch}, {"state": "continue"}, order=follow, **fields,
+                schedule | {"elapsed_tokens": start * batch}, {"state": "continue"}, data_order=replace(order, read_on=True), **fields,
             )
             for budget, start in starts.items()
         }  # fmt: skip

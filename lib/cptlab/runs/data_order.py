@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cptlab.errors import require, require_whole
-from cptlab.identity import ADDED, PlainSpec
+from cptlab.identity import PlainSpec
 from cptlab.runs.objectives import facts_of
 
 if TYPE_CHECKING:
@@ -22,20 +22,20 @@ class DataOrder(PlainSpec):
     Args:
         block_tokens: the text is shuffled in blocks of so many tokens, a multiple of the context, and each block is read window after
             window, so that runs of several contexts read it in one order; None: the context.
-        follow: go on, in each source, where the last run behind ``init`` that read it stopped, in the order that it was read in. Such a
-            run may itself have followed, or have begun the source anew. A source that none of them read begins in this run's order;
+        read_on: go on, in each source, where the last run behind ``init`` that read it stopped, in the order that it was read in. Such a
+            run may itself have read on, or have begun the source anew. A source that none of them read begins in this run's order;
             runs on other corpora read other texts and do not count. Where it is one source that is read on, the run's seed decides nothing.
         unique_tokens: cap for each source, in whole blocks: the first ones of the first pass, so that a capped run begins as an uncapped
             one; later passes shuffle these. None, or more than there are: all of the text.
     """
 
     block_tokens: int | None = None
-    follow: bool = False
+    read_on: bool = False
     unique_tokens: int | None = None
 
     def __post_init__(self):
         for name in ("block_tokens", "unique_tokens"):
-            require_whole(f"order.{name}", getattr(self, name))
+            require_whole(f"data_order.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Phase(PlainSpec):
 
     tokens: int
     mixture: dict
-    objective: str | None = field(default=None, metadata=ADDED)
-    objective_options: dict | None = field(default=None, metadata=ADDED)
+    objective: str | None = None
+    objective_options: dict | None = None
 
     def __post_init__(self):
         require_whole("phase.tokens", self.tokens)
@@ -100,35 +100,33 @@ def settled_phases(run: "RunSpec") -> dict:
     return {"phases": phases, "tokens": tokens, "mixture": mixture}
 
 
-def settled_order(run: "RunSpec") -> DataOrder | None:
-    """The data order in the form that equal ones share: None for a single source that is read as it always was."""
-    order = run.order or DataOrder()
+def settled_order(run: "RunSpec") -> DataOrder:
+    """The data order in the form that equal ones share."""
+    order = run.data_order
     block = order.block_tokens or run.window
-    require(block % run.window == 0, f"order.block_tokens = {block} is not a multiple of the context, {run.window}")
+    require(block % run.window == 0, f"data_order.block_tokens = {block} is not a multiple of the context, {run.window}")
     unique = order.unique_tokens and order.unique_tokens // block * block
-    require(unique != 0, f"order.unique_tokens = {order.unique_tokens} is less than one block of {block} tokens: give more")
-    follow = order.follow and _follows(run, block, unique)
-    order = DataOrder(None if block == run.window else block, follow, unique)
-    return order if len(run.mixture) > 1 or order != DataOrder() else None
+    require(unique != 0, f"data_order.unique_tokens = {order.unique_tokens} is less than one block of {block} tokens: give more")
+    return DataOrder(None if block == run.window else block, order.read_on and _reads_on(run, block, unique), unique)
 
 
-def _follows(run: "RunSpec", block: int, unique: int | None) -> bool:
-    """Whether there is a source to read on: a run that finds none is the same run as one that does not follow."""
+def _reads_on(run: "RunSpec", block: int, unique: int | None) -> bool:
+    """Whether there is a source to read on: a run that finds none is the same run as one that does not read on."""
     earlier = [before for before, _ in run.chain() if before.corpus.fingerprint == run.corpus.fingerprint]
     require(
         bool(earlier),
-        f"order.follow = True needs an upstream named 'init' that is a run on corpus {run.corpus.name!r}, or itself started from one: "
+        f"data_order.read_on = True needs an upstream named 'init' that is a run on corpus {run.corpus.name!r}, or itself started from one: "
         "texts of another corpus cannot be read on",
     )
     found = False
     for name in run.mixture:
         last = next((before for before in earlier if name in before.mixture), None)
         if last is not None:
-            found, order = True, last.order or DataOrder()
+            found, order = True, last.data_order
             known = order.block_tokens or last.window, order.unique_tokens
             require(
                 known == (block, unique),
-                f"order.follow = True: run {last.id} read {name!r} with block_tokens = {known[0]} and unique_tokens = {known[1]}, this one "
+                f"data_order.read_on = True: run {last.id} read {name!r} with block_tokens = {known[0]} and unique_tokens = {known[1]}, this one "
                 f"has {block} and {unique}, which is another order: give both the same",
             )
     return found

@@ -123,12 +123,11 @@ def begun(run: "RunSpec") -> dict[str, Place]:
     Each source stands where the last run of the chain that read it stopped, which itself followed or began anew.
     """
     places: dict[str, Place] = {}
-    if run.order is None or not run.order.follow:
+    if not run.data_order.read_on:
         return places
     for earlier, step in reversed(run.chain()):
         if earlier.corpus.fingerprint == run.corpus.fingerprint:
-            follows = earlier.order is not None and earlier.order.follow
-            for stretch in stretches(earlier, places if follows else {}):
+            for stretch in stretches(earlier, places if earlier.data_order.read_on else {}):
                 if stretch.first < step:
                     places = places | stretch.stopped(min(stretch.steps, step - stretch.first))
     return places

@@ -33,8 +33,8 @@ def base_record(request: "Request") -> dict:
 
 
 def compute_of(record: dict) -> str:
-    """What a run's matrices were multiplied in: ``bf16``, ``fp32`` or ``fp16``; in records from before it was noted, its precision."""
-    return record["provenance"].get("execution", {}).get("compute", record["spec"].get("precision"))
+    """What a run's matrices were multiplied in: ``bf16``, ``fp32`` or ``fp16``."""
+    return record["provenance"]["execution"]["compute"]
 
 
 def failed_record(request: "Request", kind: str, message: str, step: int | None) -> dict:

@@ -6,14 +6,10 @@ from cptlab.errors import ConfigError
 from cptlab.runs.evaluation_sets import EvaluationSet
 from cptlab.runs.spec import RunSpec
 
-FIRST_STEPS = (1, 2, 3)  # log_steps begins later, and committed runs were measured at its steps
-
 
 def log_steps(total: int, per_decade: int = 8, first: int = 4) -> tuple[int, ...]:
-    """Steps at which a run is measured: 0, then about ``per_decade`` a factor of ten from ``first`` on, and ``total``."""
-    if total <= first:
-        return tuple(sorted({0, total}))
-    grid, step = {0, total}, float(first)
+    """Steps at which a run is measured: those before ``first``, then about ``per_decade`` a factor of ten, and ``total``."""
+    grid, step = {*range(min(first, total)), total}, float(first)
     while round(step) < total:
         grid.add(round(step))
         step *= 10 ** (1 / per_decade)
@@ -64,8 +60,6 @@ class Request:
             raise ConfigError(f"steps {outside} are outside 0..{self.spec.steps}, the steps of the run")
         if not self.steps:
             object.__setattr__(self, "steps", log_steps(self.spec.steps))
-            first = (step for step in FIRST_STEPS if step <= self.spec.steps)
-            object.__setattr__(self, "also_steps", tuple(sorted({*self.also_steps, *first})))
 
     @property
     def measured_sets(self) -> tuple[str, ...]:

@@ -20,18 +20,18 @@ class ModelSpec(PlainSpec):
 
     ``family`` is ``llama`` (RMSNorm, rotary positions, SwiGLU, ``kv_heads`` key-value heads: 1 is multi-query attention), ``gpt-neox``
     (Pythia) or ``hub`` (the shape comes with the upstream's weights; the other fields are then unused but ``vocab``
-    and ``context``). Embeddings of input and output are separate weights unless ``tied``.
+    and ``context``). Embeddings of input and output are separate weights unless ``tied_embeddings``.
     """
 
     layers: int
     width: int
     heads: int
-    ffn: int
+    ffn_width: int
     vocab: int
     context: int
     kv_heads: int = 1
     family: str = "llama"
-    tied: bool = False
+    tied_embeddings: bool = False
     rope_theta: float = 10000.0
     init_std: float = 0.02
 
@@ -39,7 +39,7 @@ class ModelSpec(PlainSpec):
         require(self.family in MODEL_FAMILIES, f"model family {self.family!r} is unknown: use one of {', '.join(MODEL_FAMILIES)}")
         if self.family == "hub":
             return
-        for name in ("layers", "width", "heads", "ffn", "vocab", "context", "kv_heads"):
+        for name in ("layers", "width", "heads", "ffn_width", "vocab", "context", "kv_heads"):
             value = getattr(self, name)
             require(isinstance(value, int) and value > 0, f"model.{name} is {value!r}: give a positive whole number")
         require(
@@ -58,12 +58,12 @@ class ModelSpec(PlainSpec):
 
 # The laboratory's small ladder: the shape of arXiv 2407.02118 scaled down. Names are millions of non-embedding parameters.
 LADDER = {
-    "0.03M": dict(layers=2, width=32, heads=2, ffn=128),
-    "0.09M": dict(layers=3, width=48, heads=2, ffn=160),
-    "0.17M": dict(layers=4, width=64, heads=2, ffn=160),
-    "0.35M": dict(layers=4, width=96, heads=3, ffn=224),
-    "0.71M": dict(layers=4, width=128, heads=2, ffn=336),
-    "1.4M": dict(layers=6, width=160, heads=5, ffn=352),
+    "0.03M": dict(layers=2, width=32, heads=2, ffn_width=128),
+    "0.09M": dict(layers=3, width=48, heads=2, ffn_width=160),
+    "0.17M": dict(layers=4, width=64, heads=2, ffn_width=160),
+    "0.35M": dict(layers=4, width=96, heads=3, ffn_width=224),
+    "0.71M": dict(layers=4, width=128, heads=2, ffn_width=336),
+    "1.4M": dict(layers=6, width=160, heads=5, ffn_width=352),
 }
 
 # Pythia (arXiv 2304.01373, table 1): width, layers, heads; the feed-forward width is 4 x width.
@@ -86,7 +86,7 @@ def published_sizes() -> dict[str, dict]:
         rows = list(csv.DictReader(stream))
     return {
         f"{row['params_M']}M": dict(
-            layers=int(row["layers"]), width=int(row["hidden"]), heads=int(row["heads"]), ffn=int(row["intermediate"])
+            layers=int(row["layers"]), width=int(row["hidden"]), heads=int(row["heads"]), ffn_width=int(row["intermediate"])
         )
         for row in rows
     }
@@ -101,7 +101,7 @@ def shape_named(name: str, vocab: int, context: int, **changes) -> ModelSpec:
     """
     if name in PYTHIA:
         width, layers, heads = PYTHIA[name]
-        shape = dict(family="gpt-neox", layers=layers, width=width, heads=heads, kv_heads=heads, ffn=4 * width)
+        shape = dict(family="gpt-neox", layers=layers, width=width, heads=heads, kv_heads=heads, ffn_width=4 * width)
     elif name in LADDER:
         shape = LADDER[name]
     else:
@@ -120,7 +120,7 @@ def parameter_counts(model: ModelSpec) -> dict[str, int]:
     """Number of parameters: ``{"non_embedding", "total"}``. Equal to the built model's (tested)."""
     if model.family == "hub":
         raise ConfigError("the parameters of a hub model are known only once it is loaded")
-    h, f = model.width, model.ffn
+    h, f = model.width, model.ffn_width
     if model.family == "llama":
         kv = model.kv_heads * (h // model.heads)
         layer = 2 * h * h + 2 * h * kv + 3 * h * f + 2 * h
@@ -128,7 +128,7 @@ def parameter_counts(model: ModelSpec) -> dict[str, int]:
     else:
         layer = 4 * h * h + 4 * h + 2 * h * f + f + h + 4 * h
         body = model.layers * layer + 2 * h
-    return {"non_embedding": body, "total": body + (1 if model.tied else 2) * model.vocab * h}
+    return {"non_embedding": body, "total": body + (1 if model.tied_embeddings else 2) * model.vocab * h}
 
 
 def flops_per_token(model: ModelSpec) -> float:

@@ -14,13 +14,13 @@ from types import MappingProxyType
 
 from cptlab.corpora.recipe import CorpusRecipe
 from cptlab.errors import require, require_whole
-from cptlab.identity import ADDED, PlainSpec, canonical_fields, digest
+from cptlab.identity import PlainSpec, canonical_fields, digest
 from cptlab.runs.data_order import DataOrder, Phase, normalised, plain, rebuild, settled_order, settled_phases
 from cptlab.runs.objectives import OBJECTIVES, facts_of
 from cptlab.runs.shapes import ModelSpec, flops_per_token
 
 # Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 PRECISIONS = ("bf16", "fp32", "fp16")
@@ -32,36 +32,33 @@ REVISION = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
 class Schedule(PlainSpec):
     """Learning rate over the steps of one run.
 
-    Every kind begins with a linear (re-)warm-up from ``start_ratio * max_lr`` over ``warmup_tokens``, rounded down to whole steps (None:
-    over ``warmup``, a fraction of the run's steps, which makes the warm-up of a short run a short one). Then:
-    ``constant`` stays; ``linear`` and ``cosine`` fall to ``min_ratio * max_lr`` at the last step; ``wsd`` (warm-up-stable-decay) stays,
-    then falls linearly over the last ``decay`` fraction. ``horizon_tokens`` lets linear and cosine aim at a longer run than this one.
+    Every kind begins with a linear (re-)warm-up from ``warmup_start_ratio * max_lr`` over ``warmup_tokens``: in tokens, so that it is the
+    same at every budget. Then: ``constant`` stays; ``linear`` and ``cosine`` fall to ``min_lr_ratio * max_lr`` at the last step; ``wsd``
+    (warm-up-stable-decay) stays, then falls linearly over the last ``decay_fraction``.
 
-    ``start_tokens`` places the run within a schedule that began so many tokens earlier (0: with this run) and is ``horizon_tokens`` long
-    (None, or less: it ends with this run), both rounded down to whole steps. Every kind then follows that schedule, and its fractions
-    (``warmup``, ``decay``) are of the whole of it.
+    The schedule began ``elapsed_tokens`` before this run and is ``horizon_tokens`` long (None, or less: it ends with this run);
+    ``decay_fraction`` is of the whole of it. All tokens are rounded down to whole steps.
     """
 
     kind: str = "cosine"
     max_lr: float = 3e-3
-    min_ratio: float = 0.1
-    warmup: float = 0.05
-    start_ratio: float = 0.0
-    decay: float = 0.2
+    min_lr_ratio: float = 0.1
+    warmup_tokens: int = 0
+    warmup_start_ratio: float = 0.0
+    decay_fraction: float = 0.2
     horizon_tokens: int | None = None
-    start_tokens: int | None = field(default=None, metadata=ADDED)
-    warmup_tokens: int | None = field(default=None, metadata=ADDED)
+    elapsed_tokens: int = 0
 
     def __post_init__(self):
         require(self.kind in SCHEDULES, f"schedule.kind {self.kind!r} is unknown: use one of {', '.join(SCHEDULES)}")
         require(self.max_lr > 0, f"schedule.max_lr is {self.max_lr}: give a positive learning rate")
-        for name in ("min_ratio", "warmup", "start_ratio", "decay"):
+        for name in ("min_lr_ratio", "warmup_start_ratio", "decay_fraction"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"schedule.{name} is {value}: give a fraction from 0 to 1")
-        require_whole("schedule.start_tokens", self.start_tokens, 0)
-        require_whole("schedule.warmup_tokens", self.warmup_tokens, 0)
-        if self.warmup_tokens is not None:
-            object.__setattr__(self, "warmup", Schedule.warmup)  # of no effect: runs that differ in it alone are one run
+        for name in ("warmup_tokens", "elapsed_tokens"):
+            value = getattr(self, name)
+            require(value is not None, f"schedule.{name} is None: give a whole number of at least 0")
+            require_whole(f"schedule.{name}", value, 0)
 
 
 @dataclass(frozen=True)
@@ -72,25 +69,25 @@ class Optimiser(PlainSpec):
     being its checkpoint's, in its precision; ``continue`` takes its fp32 master weights, too: the run goes on as if it had never stopped.
     Parameters that the upstream left frozen start with their checkpoint's weights and empty moments, but share the step count: Adam then
     hardly corrects their moments for having begun at zero (at the default betas their first update is 0.45 of a fresh one).
-    ``rates``: pairs (or a mapping) of a shell pattern of parameter names and a factor on their learning rate, kept in the order given: the
+    ``lr_factors``: pairs (or a mapping) of a shell pattern of parameter names and a factor on their learning rate, kept in the order given: the
     first pattern that a name matches decides, and a name that matches none has the factor 1.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
-    clip: float = 1.0
+    clip_norm: float = 1.0
     state: str = "reset"
-    rates: tuple[tuple[str, float], ...] | None = field(default=None, metadata=ADDED)
+    lr_factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self):
         require(self.state in STATES, f"optimiser.state {self.state!r} is unknown: use one of {', '.join(STATES)}")
-        given = self.rates.items() if isinstance(self.rates, Mapping) else self.rates or ()
+        given = self.lr_factors.items() if isinstance(self.lr_factors, Mapping) else self.lr_factors or ()
         pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in given] if isinstance(given, Iterable) else [()]
         for pair in pairs:
             valid = len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int | float) and 0 < pair[1] < math.inf
-            require(valid, f"optimiser.rates is {self.rates!r}: give patterns with positive factors, and leave parts out by 'trainable'")
-        object.__setattr__(self, "rates", tuple(pairs) or None)
+            require(valid, f"optimiser.lr_factors is {self.lr_factors!r}: give patterns with positive factors, and leave parts out by 'trainable'")
+        object.__setattr__(self, "lr_factors", tuple(pairs))
 
 
 @dataclass(frozen=True)
@@ -150,11 +147,11 @@ class RunSpec:
         upstreams: ``init`` gives the starting weights; other names are for objectives that need them (a teacher).
         precision: ``bf16`` (fp32 master weights), ``fp32`` or ``fp16`` (dynamic loss scale).
         seed: of the initial weights and of the data order.
-        order: in which order the sources are read; None, for a single source alone: as ``DataOrder()`` says.
+        data_order: in which order the sources are read.
         phases: two or more parts of the run with mixtures (and, over equal windows, objectives) of their own, under one schedule. Each
             mixes its sources anew and reads every source on where the one before stopped: the run is the chain of its phases as runs, to
-            the bit, each of which continues the one before (``optimiser.state``), follows it (``order``) and goes on along the schedule
-            (``start_tokens``).
+            the bit, each of which continues the one before (``optimiser.state``), reads on (``data_order``) and goes on along the
+            schedule (``elapsed_tokens``).
         objective_options: settings of the objective (:mod:`cptlab.runs.objectives`); those at their default are left out.
     """
 
@@ -170,10 +167,9 @@ class RunSpec:
     upstreams: dict = field(default_factory=dict)
     precision: str = "bf16"
     seed: int = 0
-    order: DataOrder | None = field(default=None, metadata=ADDED)
-    phases: tuple[Phase, ...] = field(default=(), metadata=ADDED)
-
-    objective_options: dict | None = field(default=None, metadata=ADDED)
+    data_order: DataOrder = field(default_factory=DataOrder)
+    phases: tuple[Phase, ...] = ()
+    objective_options: dict | None = None
 
     def __post_init__(self):
         self._check_objective()
@@ -198,7 +194,7 @@ class RunSpec:
         object.__setattr__(self, "mixture", normalised(self.mixture))
         object.__setattr__(self, "upstreams", MappingProxyType({k: self.upstreams[k] for k in sorted(self.upstreams)}))
         object.__setattr__(self, "trainable", tuple(self.trainable))
-        object.__setattr__(self, "order", settled_order(self))
+        object.__setattr__(self, "data_order", settled_order(self))
 
     def chain(self) -> "list[tuple[RunSpec, int]]":
         """The runs behind ``init``, nearest first, each with the step that the next one starts from."""
@@ -231,7 +227,7 @@ class RunSpec:
             require(
                 facts.window(context, options) == (self.window_length, self.window),
                 f"objective {objective!r} of a phase reads other windows than the run's {self.objective!r}: make each phase a run, which "
-                "goes on from the one before (optimiser.state = 'continue', order.follow, schedule.start_tokens)",
+                "goes on from the one before (optimiser.state = 'continue', data_order.read_on, schedule.elapsed_tokens)",
             )
         stride, context = self.window, self.model.context
         per_window = f"the context, {context}" if stride == context else f"the {stride} tokens that a window of {self.objective!r} moves on"

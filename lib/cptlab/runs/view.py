@@ -24,7 +24,6 @@ WEIGHTS, STATE = "model.safetensors", "optimizer.safetensors"
 PARTS = ("run.json", "curve.csv", "measurements.csv", "samples.json", "checkpoints")
 PROOF = "agrees.json"  # in a local folder: what lies there is of the committed record's weights
 OTHER = "other.json"  # in a local folder: it was trained again to other bits than the committed record's
-LENGTH = 40  # of a sample recorded before lengths were noted: all of them had the default
 
 
 def read_json(path: Path, what: str) -> dict | list:
@@ -131,7 +130,7 @@ class View:
         for folder in self.folders:
             path = folder / "samples.json"
             for sample in read_json(path, "its samples") if path.exists() else ():
-                found.setdefault(sample_key(sample), {"length": LENGTH} | sample)
+                found.setdefault(sample_key(sample), sample)
         return [found[key] for key in sorted(found)]
 
     def _noted(self, folder: Path, step: int, name: str) -> str | None:
@@ -172,7 +171,7 @@ class View:
 
 def sample_key(sample: dict) -> tuple:
     """What makes two samples the same one."""
-    return (*(sample[name] for name in ("step", "prompt", "seed", "temperature")), sample.get("length", LENGTH))
+    return tuple(sample[name] for name in ("step", "prompt", "seed", "temperature", "length"))
 
 
 def base_name(run_id: str, step: int) -> str:

@@ -123,7 +123,7 @@ class Engine:
             "train_batch_size": spec.batch,
             "train_micro_batch_size_per_gpu": self.micro,
             "gradient_accumulation_steps": self.share // self.micro,
-            "gradient_clipping": opt.clip,
+            "gradient_clipping": opt.clip_norm,
             "zero_optimization": {"stage": execution.zero_stage},
             "zero_allow_untested_optimizer": True,
             "bf16": {"enabled": compute == "bf16"},
@@ -169,7 +169,7 @@ class Engine:
 
         Args:
             windows_of: function (first, count) -> int64 windows [count, length] of this step's global batch.
-            lr: learning rate of this update, before the factors of ``optimiser.rates``.
+            lr: learning rate of this update, before the factors of ``optimiser.lr_factors``.
             step: number of this update in the run, from 0. What dropout draws depends on the run's seed, on this and on the micro-batch's
                 place in the global batch alone, so that a resumed run draws it again.
         """

@@ -22,7 +22,7 @@ class PhasedSampler:
     """
 
     def __init__(self, spec: RunSpec, tokens: Mapping[str, np.ndarray]):
-        self.spec, order = spec, spec.order or DataOrder()
+        self.spec, order = spec, spec.data_order
         stretches = reading.stretches(spec)
         #: First step of each phase.
         self.first_steps = [stretch.first for stretch in stretches]

@@ -50,7 +50,7 @@ class Sampler:
         if short:
             raise ValueError(
                 f"sources {short} have fewer than {self.block + 1} training tokens: "
-                "use a shorter context (or order.block_tokens) or more text"
+                "use a shorter context (or data_order.block_tokens) or more text"
             )
         self._unique = {name: min(number, (unique or len(tokens[name])) // self.block) for name, number in self._blocks.items()}
         #: Windows of one pass over each source.

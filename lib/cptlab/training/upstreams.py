@@ -9,7 +9,7 @@ from cptlab.errors import ConfigError
 from cptlab.runs.execution import Execution
 from cptlab.runs.objectives import OBJECTIVES
 from cptlab.runs.shapes import ModelSpec
-from cptlab.runs.spec import Optimiser, RunSpec, Upstream
+from cptlab.runs.spec import DataOrder, Optimiser, RunSpec, Upstream
 from cptlab.runs.store import Store
 from cptlab.training.guards import upstream_weights
 from cptlab.training.models import build_model, load_weights
@@ -40,7 +40,7 @@ def open_upstreams(
 def _open(upstream: Upstream, spec: RunSpec, execution: Execution, store: Store) -> PreTrainedModel:
     if upstream.run is None:  # as a run that begins at this Hugging Face name would open it
         shape = ModelSpec(0, 0, 0, 0, vocab=spec.model.vocab, context=spec.model.context, family="hub")
-        plain = {"objective": "token", "objective_options": None, "phases": (), "order": None, "trainable": ("*",)}
+        plain = {"objective": "token", "objective_options": None, "phases": (), "data_order": DataOrder(), "trainable": ("*",)}
         return build_model(replace(spec, model=shape, upstreams={"init": upstream}, optimiser=Optimiser(), **plain), execution)
     weights = upstream_weights(store, upstream).path
     model = build_model(upstream.run, execution, weights)
