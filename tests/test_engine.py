@@ -79,7 +79,8 @@ def test_weights_are_those_that_torch_alone_gives(recipe, stores, torch_once, st
     from cptlab.training.sampler import Sampler
     from cptlab.training.schedules import learning_rate
 
-    run = tiny.spec(recipe, 4, schedule=Schedule(max_lr=1e-2, warmup=0.25), optimiser=Optimiser(clip_norm=0.5, weight_decay=0.3, lr_factors=rates))
+    optimiser = Optimiser(clip_norm=0.5, weight_decay=0.3, lr_factors=rates)
+    run = tiny.spec(recipe, 4, schedule=Schedule(max_lr=1e-2, warmup_tokens=tiny.BATCH * tiny.CONTEXT), optimiser=optimiser)
     tiny.trained(stores(stage), run, tiny.execution(zero_stage=stage))
 
     model = build_model(run, tiny.EXECUTION)

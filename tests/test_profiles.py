@@ -38,7 +38,7 @@ def test_only_what_differs(write, monkeypatch):
     assert found["description"] == base["description"] and "extends" not in found
     assert found["frame"] == base["frame"] | {"context": 128} and found["execution"] == base["execution"] | {"workers": 1}
     before, after = base["notebooks"][CURVES], found["notebooks"][CURVES]
-    assert after["near"] == "de" and after["far"] == before["far"] and after["sweep"] == before["sweep"]
+    assert after["near"] == "de" and after["far"] == before["far"] and after["trace"] == before["trace"]
     assert list(after["sizes"]) == [*list(before["sizes"])[1:], "2.8M"]
     row = before["sizes"]["0.09M"]
     assert after["sizes"]["0.09M"] == row | {"seeds": [7], "lr": row["lr"] | {"scratch": 0.5}}  # a list is replaced, a mapping merged
@@ -53,7 +53,7 @@ def test_only_what_differs(write, monkeypatch):
 
 
 def test_a_run_that_does_not_differ_is_the_same_run(write):
-    mine = write(extends="smoke", notebooks={CURVES: {"arm_tokens": 20480}})
+    mine = write(extends="smoke", notebooks={CURVES: {"base_tokens": 20480}})
     runs = [open_study(CURVES, profile).run("0.03M", "fr", 4096, 1e-3) for profile in ("smoke", mine)]
     assert runs[0].id == runs[1].id
 
@@ -89,7 +89,7 @@ def test_a_study_of_ones_own_has_a_section(write, lab, monkeypatch, tmp_path):
         ({"notebooks": {"02_cpt_loss_curve": {}}}, ["mine.yaml: notebooks.02_cpt_loss_curve", "laptop", "01_corpora, 02_cpt_loss_curves"]),
         ({"frame": {"contxt": 3}}, ["mine.yaml: frame has ['contxt']", "'context'", "take out contxt"]),
         ({"frame": {"context": None}}, ["mine.yaml: frame has", "add context"]),
-        ({"notebooks": {CURVES: {"frame": {"folow": False}}}}, [f"mine.yaml: notebooks.{CURVES}.frame", "'follow'", "take out folow"]),
+        ({"notebooks": {CURVES: {"frame": {"folow": False}}}}, [f"mine.yaml: notebooks.{CURVES}.frame", "'schedule'", "take out folow"]),
         ({"notebooks": {CURVES: {"sizes": {"0.3M": None}}}}, [f"mine.yaml: notebooks.{CURVES}.sizes.0.3M is null", "has 0.03M, 0.09M"]),
         ({"notebooks": {CURVES: {"new": {"x": None}}}}, [f"notebooks.{CURVES}.new.x is null", "laptop has no such key", "has nothing"]),
         ({"store": None}, ["mine.yaml: store is null", "laptop has no such key"]),

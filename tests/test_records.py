@@ -77,36 +77,32 @@ def test_bases_of_the_arms_can_be_started_from_without_training():
     assert bases <= {entry["run"] for entry in files.values()}
 
 
-def test_the_rates_in_the_profile_are_the_best_of_the_recorded_sweep(monkeypatch):
+def test_rates_and_warm_ups_are_the_choice_of_the_recorded_tuning(monkeypatch):
+    """By the rule in the profile: the lowest mean, over budgets, of the loss minus the best loss at that budget; no choice at an edge."""
     monkeypatch.setenv("CPTLAB_RUNS", str(ROOT / "runs"))
     grid = notebooks.plan(notebooks.find(["02"])[0], {"profile": "laptop"}).grid
     settings = load_profile("laptop")["notebooks"]["02_cpt_loss_curves"]
-    tried = [r for r in grid.requests if r.labels["part"] == "sweep"]
-    rows = [r.labels | {"id": r.id, "loss": STORE.measurements(r.id)["loss_nats"].iloc[-1]} for r in tried]
-    table = pd.DataFrame(rows)
-    best = table.loc[table.groupby(["size", "arm"])["loss"].idxmin()]
-    assert len(best) == 2 * len(settings["sweep"]["rates"])
-    for row in best.itertuples():
-        assert settings["sizes"][row.size]["lr"][row.arm] == row.rate, f"{row.size} {row.arm}: the sweep's best is {row.rate}"
-    assert set(settings["sweep"]["runs"]) == set(table["id"]), "sweep.runs names the runs that chose the rates"
-
-
-def test_warm_ups_were_tried_at_the_best_rate_and_no_choice_lies_at_an_edge(monkeypatch):
-    """By the rule in the profile: the lowest mean, over budgets, of the loss minus the best loss at that budget."""
-    monkeypatch.setenv("CPTLAB_RUNS", str(ROOT / "runs"))
-    grid = notebooks.plan(notebooks.find(["02"])[0], {"profile": "laptop"}).grid
-    tuning = load_profile("laptop")["notebooks"]["02_cpt_loss_curves"]["tuning"]
+    tuning, sizes = settings["tuning"], settings["sizes"]
     tried = [r for r in grid.requests if r.labels["part"] == "tuning"]
-    table = pd.DataFrame([r.labels | {"loss": STORE.measurements(r.id)["loss_nats"].iloc[-1]} for r in tried])
+    rows = [r.labels | {"loss": STORE.measurements(r.id).query("set == @r.labels['language']")["loss_nats"].iloc[-1]} for r in tried]
+    table = pd.DataFrame(rows)
     assert len(table) and set(table["budget"]) == set(tuning["budgets"])
-    for (role, size), rows in table.groupby(["role", "size"]):
-        rates = rows[rows["warmup"] == tuning["first_warmup"]].pivot(index="rate", columns="budget", values="loss")
-        best = (rates - rates.min()).mean(axis=1).idxmin()
-        assert best == tuning["scratch"][role][size]["best"], f"{role}, {size}: the best rate is {best}"
-        assert rates.index.min() < best < rates.index.max(), f"{role}, {size}: {best} lies at the edge of what was tried"
-        warmups = rows[rows["rate"] == best].pivot(index="warmup", columns="budget", values="loss")
-        best = (warmups - warmups.min()).mean(axis=1).idxmin()
-        assert warmups.index.min() < best < warmups.index.max(), f"{role}, {size}: {best} lies at the edge of what was tried"
+    groups = table.groupby(["arm", "role", "size"])
+    assert len(groups) == sum(len(tuning[arm][role]) for arm in ("scratch", "continual") for role in ("near", "far"))
+    for (arm, role, size), trials in groups:
+        named, used = f"{arm}, {role}, {size}", sizes[size]
+        rate = _choice(trials[trials["warmup"] == tuning["first_warmup"]], "rate", named)
+        assert rate == tuning[arm][role][size]["best"] == used["lr"][arm][role], f"{named}: the best rate is {rate}"
+        warmup = _choice(trials[trials["rate"] == rate], "warmup", named)
+        assert warmup == used["warmup"][arm][role], f"{named}: the best warm-up is {warmup}"
+        assert tuning["seed"] not in used["seeds"], f"{size}: seed {tuning['seed']} chose the rates and decides no claim"
+
+
+def _choice(trials, what, named):
+    losses = trials.pivot(index=what, columns="budget", values="loss")
+    best = (losses - losses.min()).mean(axis=1).idxmin()
+    assert losses.index.min() < best < losses.index.max(), f"{named}: {what} {best} lies at the edge of what was tried"
+    return best
 
 
 def test_figures_of_the_readme_exist_with_data_and_provenance():

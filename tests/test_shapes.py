@@ -92,7 +92,8 @@ def test_unknown_size_lists_the_known():
 
 
 def test_changes_override_the_shape():
-    assert shape_named("0.17M", 2048, 256, layers=7, tied_embeddings=True) == ModelSpec(7, 64, 2, 160, vocab=2048, context=256, tied_embeddings=True)
+    changed = shape_named("0.17M", 2048, 256, layers=7, tied_embeddings=True)
+    assert changed == ModelSpec(7, 64, 2, 160, vocab=2048, context=256, tied_embeddings=True)
     assert shape_named("pythia-70m", 50304, 512).kv_heads == PYTHIA["pythia-70m"][2]
     with pytest.raises(ConfigError, match=r"0\.17M.*kv_heads"):
         shape_named("0.17M", 2048, 256, heads=2, kv_heads=3)

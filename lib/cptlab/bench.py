@@ -29,6 +29,7 @@ from cptlab.sweep.worker import work
 
 RUNS = 4
 SIZE = "0.71M"
+BATCH = 4096  # tokens a step, whatever the profile's: measurements over the versions of this code stay comparable
 
 
 def _study() -> Study:
@@ -36,8 +37,8 @@ def _study() -> Study:
 
 
 def _specs(steps: int, seeds: range) -> list[RunSpec]:
-    study = _study()
-    return [study.run(SIZE, "en", steps * study.frame["batch_tokens"], 3e-3, seed=seed) for seed in seeds]
+    study, schedule = _study(), {"kind": "cosine", "warmup_tokens": round(0.05 * steps) * BATCH}
+    return [study.run(SIZE, "en", steps * BATCH, 3e-3, seed, schedule=schedule, batch_tokens=BATCH) for seed in seeds]
 
 
 def _request(spec: RunSpec) -> Request:
@@ -82,7 +83,7 @@ def _trainer(spec: RunSpec, seeds: list[int], variant: Variant) -> float:
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 output_dir=folder, per_device_train_batch_size=spec.batch, max_steps=spec.steps, learning_rate=spec.schedule.max_lr,
-                lr_scheduler_type="cosine", warmup_steps=round(0.05 * spec.steps), weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0,
+                lr_scheduler_type="cosine", warmup_steps=spec.schedule.warmup_tokens // spec.batch_tokens, weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0,
                 bf16=variant.precision == "bf16", use_cpu=True, torch_compile=variant.compiled, optim="adamw_torch_fused",
                 save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
             )  # fmt: skip
@@ -130,7 +131,7 @@ def train(steps: int = 60, rounds: int = 1, probe: int = 16) -> dict:
     warm worker.
     """
     study = _study()
-    execution, batch = study.execution, study.frame["batch_tokens"]
+    execution, batch = study.execution, BATCH
     probed = {}
     for variant in VARIANTS:
         with _baseline(variant, execution.workers * execution.threads) as timed:

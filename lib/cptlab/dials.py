@@ -1,8 +1,8 @@
 """The dials of a notebook: parameters that take the place of the profile's values, checked by what their names mean.
 
 A dial is a literal in the cell tagged ``parameters``; None is the profile's value. Names are the field's terms and carry their meaning
-in every study: ``near``, ``middle``, ``far``, ``target`` and ``languages`` are languages, ``sizes`` and ``size`` models, ``seeds`` and ``seed`` seeds,
-``tokens`` and ``…_tokens`` budgets, ``lr`` and ``rates`` learning rates, ``replay``, ``share`` and ``shares`` parts of a mixture.
+in every study: ``near``, ``middle``, ``far``, ``target`` and ``languages`` are languages, ``sizes`` and ``size`` models, ``seeds`` and
+``seed`` seeds, ``…_tokens`` budgets, ``lr`` and ``rates`` learning rates, ``replay``, ``share`` and ``shares`` parts of a mixture.
 Papermill's ``-p`` hands on lists as text; they are read as YAML.
 """
 

@@ -233,7 +233,7 @@ class Study:
             corpus=corpus,
             mixture={mixture: 1.0} if isinstance(mixture, str) else mixture,
             tokens=None if tokens is None else int(tokens),
-            schedule=Schedule(max_lr=lr, **self.frame.get("schedule", {}) | (schedule or {})),
+            schedule=Schedule(max_lr=lr, **self.frame["schedule"] | (schedule or {})),
             optimiser=Optimiser(**(optimiser or {})),
             upstreams=upstreams,
             seed=seed,
@@ -263,7 +263,7 @@ class Study:
         Raises:
             ConfigError: a warm-up that has not ended where the first branch leaves, or no budget.
         """
-        schedule = {"kind": "wsd", "decay_fraction": Schedule.decay_fraction} | self.frame.get("schedule", {}) | (schedule or {})
+        schedule = {"kind": "wsd", "decay_fraction": Schedule.decay_fraction} | self.frame["schedule"] | (schedule or {})
         batch = fields.get("batch_tokens", self.frame["batch_tokens"])
         warmup = schedule.get("warmup_tokens", 0)
         require(bool(budgets), "branches: budgets is empty")

@@ -15,8 +15,7 @@ from cptlab.errors import ConfigError, require
 
 NEEDED = ("execution", "frame", "notebooks")
 PROFILE_KEYS = {"description", "store", *NEEDED}
-FRAME_KEYS = {"corpus", "context", "batch_tokens", "precision"}
-OWN_FRAME_KEYS = FRAME_KEYS | {"follow", "schedule"}  # of a notebook
+FRAME_KEYS = {"corpus", "context", "batch_tokens", "precision", "schedule"}
 
 
 def profile_names() -> list[str]:
@@ -91,7 +90,7 @@ def _check(content: Any, name: str, needed: tuple[str, ...]) -> None:
             continue  # takes the notebook away
         _require_mapping(settings, where)
         if isinstance(settings.get("frame"), dict):
-            _check_frame(settings["frame"], OWN_FRAME_KEYS, f"{where}.frame")
+            _check_frame(settings["frame"], FRAME_KEYS, f"{where}.frame")
 
 
 def _require_mapping(value: Any, where: str) -> None:

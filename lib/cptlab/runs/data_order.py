@@ -1,7 +1,7 @@
 """The data of a run: in which order it reads its sources, and its phases. What comes of both is in :mod:`cptlab.runs.reading`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ def _reads_on(run: "RunSpec", block: int, unique: int | None) -> bool:
     earlier = [before for before, _ in run.chain() if before.corpus.fingerprint == run.corpus.fingerprint]
     require(
         bool(earlier),
-        f"data_order.read_on = True needs an upstream named 'init' that is a run on corpus {run.corpus.name!r}, or itself started from one: "
+        f"data_order.read_on = True needs an upstream named 'init' that is a run on corpus {run.corpus.name!r}, or started from one: "
         "texts of another corpus cannot be read on",
     )
     found = False
@@ -126,8 +126,8 @@ def _reads_on(run: "RunSpec", block: int, unique: int | None) -> bool:
             known = order.block_tokens or last.window, order.unique_tokens
             require(
                 known == (block, unique),
-                f"data_order.read_on = True: run {last.id} read {name!r} with block_tokens = {known[0]} and unique_tokens = {known[1]}, this one "
-                f"has {block} and {unique}, which is another order: give both the same",
+                f"data_order.read_on = True: run {last.id} read {name!r} with block_tokens = {known[0]} and unique_tokens = {known[1]}, "
+                f"this one has {block} and {unique}, which is another order: give both the same",
             )
     return found
 

@@ -69,8 +69,8 @@ class Optimiser(PlainSpec):
     being its checkpoint's, in its precision; ``continue`` takes its fp32 master weights, too: the run goes on as if it had never stopped.
     Parameters that the upstream left frozen start with their checkpoint's weights and empty moments, but share the step count: Adam then
     hardly corrects their moments for having begun at zero (at the default betas their first update is 0.45 of a fresh one).
-    ``lr_factors``: pairs (or a mapping) of a shell pattern of parameter names and a factor on their learning rate, kept in the order given: the
-    first pattern that a name matches decides, and a name that matches none has the factor 1.
+    ``lr_factors``: pairs (or a mapping) of a shell pattern of parameter names and a factor on their learning rate, kept in the order
+    given: the first pattern that a name matches decides, and a name that matches none has the factor 1.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -86,7 +86,7 @@ class Optimiser(PlainSpec):
         pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in given] if isinstance(given, Iterable) else [()]
         for pair in pairs:
             valid = len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int | float) and 0 < pair[1] < math.inf
-            require(valid, f"optimiser.lr_factors is {self.lr_factors!r}: give patterns with positive factors, and leave parts out by 'trainable'")
+            require(valid, f"optimiser.lr_factors is {self.lr_factors!r}: give patterns with positive factors")
         object.__setattr__(self, "lr_factors", tuple(pairs))
 
 

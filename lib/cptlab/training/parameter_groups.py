@@ -23,7 +23,7 @@ def parameter_groups(model: PreTrainedModel, optimiser: Optimiser) -> list[dict]
             groups[place, parameter.ndim < 2].append(parameter)
     unused = [pattern for i, (pattern, _) in enumerate(rates[:-1]) if not {(i, False), (i, True)} & groups.keys()]
     if unused:
-        raise ConfigError(f"optimiser.lr_factors: {unused} match no trained parameter that no earlier pattern has: correct, move or drop them")
+        raise ConfigError(f"optimiser.lr_factors: {unused} match no trained parameter that no earlier pattern has: mend, move or drop them")
     return [
         {"params": groups[place, vector], "weight_decay": 0.0 if vector else optimiser.weight_decay, "rate": rates[place][1]}
         for place, vector in sorted(groups)

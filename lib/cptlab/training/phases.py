@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from cptlab.runs import reading
-from cptlab.runs.spec import DataOrder, RunSpec
+from cptlab.runs.spec import RunSpec
 from cptlab.training.sampler import Sampler
 
 
