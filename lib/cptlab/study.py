@@ -192,6 +192,30 @@ class Study:
         """A shape by name at the profile's vocabulary and context."""
         return shape_named(size, self.corpus.vocab, self.frame["context"], **changes)
 
+    def tuned(self, size: str, arm: str, role: str = "near") -> dict[str, Any]:
+        """What the profile's table ``tuned`` gives an arm, as arguments of :meth:`run` and :meth:`branches`: ``lr``, ``schedule`` with the
+        warm-up, and ``batch_tokens`` where the size has its own.
+
+        Args:
+            arm: ``base``, ``scratch`` or ``continual``.
+            role: of the language, ``near`` or ``far``; a table that does not tell them apart has one value for both.
+
+        Raises:
+            ConfigError: no row for the size, or no value for the arm and role.
+        """
+        rows, where = self.content.get("tuned", {}), f"profile {self.profile}: tuned"
+        require(size in rows, f"{where} has no row for {size!r}, only for {', '.join(rows)}: add one, with lr and warmup_tokens")
+
+        def value(name: str) -> float:
+            found = rows[size].get(name)
+            for key in (arm, role):
+                found = found.get(key) if isinstance(found, dict) else found
+            require(isinstance(found, int | float), f"{where}.{size}.{name} has no number for {arm} {role}: add one")
+            return found
+
+        own = {"batch_tokens": rows[size]["batch_tokens"]} if "batch_tokens" in rows[size] else {}
+        return {"lr": value("lr"), "schedule": {"warmup_tokens": value("warmup_tokens")}} | own
+
     def run(
         self,
         size: str | None,

@@ -14,7 +14,8 @@ from cptlab import paths
 from cptlab.errors import ConfigError, require
 
 NEEDED = ("execution", "frame", "notebooks")
-PROFILE_KEYS = {"description", "store", *NEEDED}
+PROFILE_KEYS = {"description", "store", "tuned", *NEEDED}
+TUNED_KEYS = {"lr", "warmup_tokens", "batch_tokens"}
 FRAME_KEYS = {"corpus", "context", "batch_tokens", "precision", "schedule"}
 
 
@@ -84,6 +85,11 @@ def _check(content: Any, name: str, needed: tuple[str, ...]) -> None:
     for section in NEEDED:
         _require_mapping(content.get(section, {}), f"profile {name}: {section}")
     _check_frame(content.get("frame", {}), FRAME_KEYS, f"profile {name}: frame")
+    _require_mapping(content.get("tuned", {}), f"profile {name}: tuned")
+    for size, row in content.get("tuned", {}).items():
+        if row is not None:
+            _require_mapping(row, f"profile {name}: tuned.{size}")
+            _check_frame(row, TUNED_KEYS, f"profile {name}: tuned.{size}")
     for notebook, settings in content.get("notebooks", {}).items():
         where = f"profile {name}: notebooks.{notebook}"
         if settings is None:
