@@ -47,7 +47,6 @@ def test_what_is_written(clone, capsys):
     for path in profiles:
         sections = yaml.safe_load(after[path])["notebooks"]
         assert list(sections)[-1] == NAME and sections[NAME]["size"] == sections["00_first_run"]["size"]
-        assert all(type(rate) is float for rate in sections[NAME]["lr"].values())
     claim = claims.load()["L13.1"]
     assert claim.notebook == NAME and [test.quantity for test in claim.tests] == ["gain"]
 

@@ -172,3 +172,25 @@ def test_a_study_reads_on_where_its_upstream_stopped():
     base = study.run("0.03M", "en", 10_000, 1e-3)
     assert study.run("0.03M", {"fr": 0.9, "en": 0.1}, 10_000, 1e-3, init=base).data_order.read_on
     assert not study.run("0.03M", "fr", 10_000, 1e-3, init=base).data_order.read_on  # nothing to read on
+
+
+TUNED = {
+    "0.03M": {"lr": 0.008, "warmup_tokens": {"base": 4096, "scratch": {"near": 2048, "far": 1024}, "continual": 512}},
+    "0.09M": {"lr": {"base": 0.004, "scratch": {"near": 0.002}}, "warmup_tokens": 0, "batch_tokens": 2048},
+}
+
+
+def test_tuned_rates_and_warm_ups_by_size_arm_and_role(tmp_path):
+    study = open_study("02_x", written(tmp_path, tuned=TUNED))
+    assert study.tuned("0.03M", "scratch", "far") == {"lr": 0.008, "schedule": {"warmup_tokens": 1024}}
+    assert study.tuned("0.03M", "base") == {"lr": 0.008, "schedule": {"warmup_tokens": 4096}}
+    assert study.tuned("0.09M", "scratch") == {"lr": 0.002, "schedule": {"warmup_tokens": 0}, "batch_tokens": 2048}
+    for size, arm, role, said in (
+        ("0.17M", "base", "near", "tuned has no row for '0.17M', only for 0.03M, 0.09M: add one"),
+        ("0.09M", "scratch", "far", "tuned.0.09M.lr has no number for scratch far"),
+        ("0.09M", "continual", "near", "tuned.0.09M.lr has no number for continual near"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            study.tuned(size, arm, role)
+    with pytest.raises(ConfigError, match=r"tuned.0.03M has \['rate'\], expected"):
+        open_study("02_x", written(tmp_path, tuned={"0.03M": {"rate": 1}}))

@@ -79,9 +79,6 @@ def _with_section(path: Path, name: str, template: str) -> str | None:
     values = {key: model[key] for key in ("size", "base_tokens", "target_tokens")} | {
         "seeds": SMOKE_SEEDS if path.stem == "smoke" else SEEDS
     }
-    values["warmup"] = profile.get("frame", {}).get("schedule", {}).get("warmup_tokens", 0)
-    # As YAML writes them: 1.0e-05, where Python's 1e-05 would be text.
-    values |= {f"{arm}_lr": yaml.safe_dump(model["lr"][arm]).split("\n")[0] for arm in ("base", "target")}
     section = Template(template).substitute(values)
     longer = f"{text.rstrip()}\n{section}"
     fits = _parses_to(longer, profile | {"notebooks": sections | yaml.safe_load(section)})
