@@ -32,16 +32,19 @@ def test_a_profile_that_changes_nothing_is_the_one_it_extends(write, name):
 
 
 def test_only_what_differs(write, monkeypatch):
-    sizes = {"0.03M": None, "0.09M": {"seeds": [7], "lr": {"scratch": 0.5}}, "2.8M": {"seeds": [0]}}
-    mine = write(extends="laptop", notebooks={CURVES: {"near": "de", "sizes": sizes}}, frame={"context": 128}, execution={"workers": 1})
+    sizes = {"0.03M": None, "0.09M": {"seeds": [7]}, "2.8M": {"seeds": [0]}}
+    tuned = {"0.09M": {"lr": {"scratch": {"far": 0.5}}}}
+    own = {"frame": {"context": 128}, "execution": {"workers": 1}, "tuned": tuned}
+    mine = write(extends="laptop", notebooks={CURVES: {"near": "de", "sizes": sizes}}, **own)
     base, found = load_profile("laptop"), load_profile(mine)
     assert found["description"] == base["description"] and "extends" not in found
     assert found["frame"] == base["frame"] | {"context": 128} and found["execution"] == base["execution"] | {"workers": 1}
     before, after = base["notebooks"][CURVES], found["notebooks"][CURVES]
     assert after["near"] == "de" and after["far"] == before["far"] and after["trace"] == before["trace"]
     assert list(after["sizes"]) == [*list(before["sizes"])[1:], "2.8M"]
-    row = before["sizes"]["0.09M"]
-    assert after["sizes"]["0.09M"] == row | {"seeds": [7], "lr": row["lr"] | {"scratch": 0.5}}  # a list is replaced, a mapping merged
+    assert after["sizes"]["0.09M"] == before["sizes"]["0.09M"] | {"seeds": [7]}  # a list is replaced, a mapping merged
+    rates, merged = (one["tuned"]["0.09M"]["lr"] for one in (base, found))
+    assert merged == rates | {"scratch": rates["scratch"] | {"far": 0.5}}
     assert {name: section for name, section in found["notebooks"].items() if name != CURVES} == {
         name: section for name, section in base["notebooks"].items() if name != CURVES
     }

@@ -83,7 +83,8 @@ def _trainer(spec: RunSpec, seeds: list[int], variant: Variant) -> float:
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 output_dir=folder, per_device_train_batch_size=spec.batch, max_steps=spec.steps, learning_rate=spec.schedule.max_lr,
-                lr_scheduler_type="cosine", warmup_steps=spec.schedule.warmup_tokens // BATCH, weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0,
+                lr_scheduler_type="cosine", warmup_steps=spec.schedule.warmup_tokens // BATCH,
+                weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0,
                 bf16=variant.precision == "bf16", use_cpu=True, torch_compile=variant.compiled, optim="adamw_torch_fused",
                 save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
             )  # fmt: skip
