@@ -110,9 +110,9 @@ def test_longest_chain_starts_first(recipe, store, sweep):
 
 
 def test_log_steps():
-    assert log_steps(3) == (0, 3) and log_steps(4) == (0, 4)
+    assert log_steps(3) == (0, 1, 2, 3) and log_steps(4) == (0, 1, 2, 3, 4)
     steps = log_steps(1000)
-    assert steps[:3] == (0, 4, 5) and steps[-1] == 1000 and len(set(steps)) == len(steps)
+    assert steps[:6] == (0, 1, 2, 3, 4, 5) and steps[-1] == 1000 and len(set(steps)) == len(steps)
     assert set(log_steps(500)) - {500} <= set(steps)  # two lengths share their steps
 
 
