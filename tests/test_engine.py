@@ -146,7 +146,7 @@ def test_rates_are_checked_and_in_the_identity(recipe):
     assert tiny.spec(recipe, optimiser=Optimiser(lr_factors=RATES[::-1])).id != run.id  # the first match decides
     assert pickle.loads(pickle.dumps(run)).id == run.id == replace(run, optimiser=replace(run.optimiser)).id
     for wrong in (0.5, "*norm*", ("*norm*",), {"*norm*": 0}, {"*norm*": float("inf")}, {"*norm*": "2"}, [(1, 2.0)], [1, 2]):
-        with pytest.raises(ConfigError, match=r"optimiser\.rates is .*: give patterns with positive factors"):
+        with pytest.raises(ConfigError, match=r"optimiser\.lr_factors is .*: give patterns with positive factors"):
             Optimiser(lr_factors=wrong)
 
 

@@ -132,8 +132,8 @@ def test_the_state_is_not_here(recipe, store, state):
 def going_on(base, steps, schedule, start=None, **changes):
     """A run that goes on from ``base`` (its step ``start``, or its last) as if there had been no stop."""
     start = start or base.steps
-    begun = schedule.elapsed_tokens or 0
-    changes |= {"schedule": replace(schedule, elapsed_tokens=begun + start * STEP), "upstreams": {"init": Upstream(run=base, step=start)}}
+    elapsed = schedule.elapsed_tokens + start * STEP
+    changes |= {"schedule": replace(schedule, elapsed_tokens=elapsed), "upstreams": {"init": Upstream(run=base, step=start)}}
     return after(base, steps, **{"mixture": base.mixture} | changes, data_order=DataOrder(read_on=True))
 
 
@@ -152,7 +152,10 @@ def same_state(store, one, other) -> None:
     assert hashes[0] == hashes[1]
 
 
-SCHEDULES = [Schedule("wsd", max_lr=3e-3, warmup=0.1, decay_fraction=0.4, min_lr_ratio=0.0), Schedule("cosine", max_lr=3e-3, warmup=0.1)]
+SCHEDULES = [
+    Schedule("wsd", max_lr=3e-3, warmup_tokens=2 * STEP, decay_fraction=0.4, min_lr_ratio=0.0),
+    Schedule("cosine", max_lr=3e-3, warmup_tokens=2 * STEP),
+]
 BY_KIND = {"argnames": "schedule", "argvalues": SCHEDULES, "ids": lambda schedule: schedule.kind}
 
 
@@ -175,7 +178,7 @@ def test_a_run_of_phases_is_the_chain_of_its_phases(recipe, store, schedule, pre
     same_state(store, whole, chain[-1])
     summary = store.record(whole.id)["summary"]
     assert summary["shares"] == {"one": (56 + 12) / 128, "two": (36 + 24) / 128}
-    assert summary["epochs"].keys() == {"one", "two"} and "order" in store.record(whole.id)["spec"]
+    assert summary["epochs"].keys() == {"one", "two"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -227,6 +230,6 @@ def test_branches_of_a_study_are_the_uninterrupted_runs(recipe, store):
         assert steps + branch.steps == whole.steps == budget // STEP
         assert rows(store, trunk)[:steps] + rows(store, branch) == rows(store, whole)
         same_state(store, branch, whole)
-    for wrong, message in (({}, "no warmup_tokens"), ({"warmup_tokens": 7 * STEP}, "within the warm-up")):
+    for wrong, message in (({}, "within the warm-up of 4,096"), ({"warmup_tokens": 7 * STEP}, "within the warm-up")):
         with pytest.raises(ConfigError, match=message):
             study.branches(None, "one", [8 * STEP], 3e-3, schedule=wrong, **shape)
