@@ -43,6 +43,7 @@ install: .venv/.corpora  ## the locked environment in .venv, and the embedded co
 
 figures: .venv/.corpora  ## run every notebook at the laptop profile: stored runs are served, missing ones trained; writes figures/
 	$(BIN)/cptlab figures $(ARGS)
+	@$(BIN)/cptlab claims > /dev/null
 
 test: .venv/.corpora  ## ruff, unit tests, and every notebook at the smoke profile with all its runs trained anew
 	$(BIN)/ruff check .

@@ -1,9 +1,7 @@
 """The claims ledger: rules are parsed, not evaluated, and verdicts follow them."""
 
-import json
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import yaml
 
 from cptlab import claims
 from cptlab.cards import Card
-from cptlab.errors import ConfigError, StoreError
+from cptlab.errors import ConfigError
 from cptlab.statistics import Estimate
 
 LEDGER = """
@@ -40,13 +38,17 @@ LEDGER = """
 SAVED, CROSSED = Estimate(0.4, 0.3, 0.5, 9, 12), Estimate(3e5, 2e5, 5e5, 5, 12)
 
 
-@pytest.fixture(autouse=True)
-def ledger(tmp_path, monkeypatch):
+def write_ledger(tmp_path, monkeypatch):
     monkeypatch.setenv("CPTLAB_ROOT", str(tmp_path))
     monkeypatch.setenv("CPTLAB_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("CPTLAB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "claims.yaml").write_text(LEDGER)
     return tmp_path / "claims.yaml"
+
+
+@pytest.fixture(autouse=True)
+def ledger(tmp_path, monkeypatch):
+    return write_ledger(tmp_path, monkeypatch)
 
 
 def decide(savings=SAVED, crossing=CROSSED, profile="laptop", runs=("b", "a")):
@@ -99,7 +101,8 @@ def test_bad_conditions_are_refused(rule):
         (lambda c: c["tests"][1].update(reproduced="low => 1"), r"claim C1\.4, test 2, field 'reproduced': 'low => 1'"),
         (lambda c: c["tests"][1].update(contradicted=3), r"test 2, field 'contradicted'"),
         (lambda c: c["tests"][1].update(quantity="savings"), r"test 2, field 'quantity': 'savings' has a test already"),
-        (lambda c: c.update(id="C1.1"), r"two claims have the id 'C1\.1'"),
+        (lambda c: c.update(id="C1.1"), r"line \d+: two claims have the id 'C1\.1'"),
+        (lambda c: c.update(audit="yes"), r"claims\.yaml, line 1: claim C1\.4, field 'audit': expected true or false, got 'yes'"),
     ],
 )
 def test_a_bad_ledger_names_claim_and_field(ledger, change, message):
@@ -126,9 +129,9 @@ def test_verdicts():
     assert decide().outcome == "reproduced"
     wide = decide(savings=Estimate(0.3, 0.1, 0.5, 3, 2, "pairs"))
     assert wide.outcome == "inconclusive" and wide.outcomes == {"savings": "inconclusive", "crossing": "reproduced"}
-    assert decide(savings=Estimate(0.1, 0.0, 0.2, 3, 2)).outcome == "contradicted at this scale"
+    assert decide(savings=Estimate(0.1, 0.0, 0.2, 3, 2)).outcome == "contradicted"
     assert decide(crossing=Estimate(None, math.nan, math.nan, 5)).outcome == "inconclusive"
-    assert decide(savings=Estimate(0.3, 0.1, 0.5, 3), crossing=Estimate(9e6, 3e6, math.inf, 3)).outcome == "contradicted at this scale"
+    assert decide(savings=Estimate(0.3, 0.1, 0.5, 3), crossing=Estimate(9e6, 3e6, math.inf, 3)).outcome == "contradicted"
     assert decide().runs == ("a", "b")
 
 
@@ -181,12 +184,23 @@ def test_card_links_works_and_keeps_intervals_whole():
     assert "profile smoke, near = de, seeds = [0, 1]" in repr(Card(turned))
 
 
+def test_an_audit_of_printed_numbers_is_worded_as_one(ledger):
+    entries = yaml.safe_load(LEDGER)
+    ledger.write_text(yaml.safe_dump([entries[1] | {"audit": True, "published": "table 3"}]))
+    missed = claims.decide("C1.1", {"exponent": Estimate(-1, -2, -0.5, 3)}, "laptop", "02_cpt_loss_curves")
+    for shown in (Card(missed)._repr_html_(), repr(Card(missed))):
+        assert "not borne out" in shown and "at this scale" not in shown and "table 3" in shown
+    assert (claims.wording("contradicted"), claims.wording("not_run")) == ("contradicted at this scale", "not_run")
+
+
 def test_promises_are_held_against_the_rules_before_the_runs():
     name = "02_cpt_loss_curves"
     claims.check_promises({"C1.4": ["savings", "crossing"], "C1.1": "exponent"}, name)
     with pytest.raises(ConfigError, match="no claim 'C9' in claims.yaml.*write its rule there before the runs"):
         claims.check_promises({"C9": ["x"]}, name)
-    with pytest.raises(ConfigError, match="C1.4: its rule in claims.yaml needs crossing, which 02_cpt_loss_curves does not promise"):
+    with pytest.raises(
+        ConfigError, match=r"C1.4: its rule \(claims.yaml, line 2\) needs crossing, which 02_cpt_loss_curves does not promise"
+    ):
         claims.check_promises({"C1.4": ["savings"]}, name)
     with pytest.raises(ConfigError, match="C1.1: 02_cpt_loss_curves promises gain, on which no rule"):
         claims.check_promises({"C1.1": ["exponent", "gain"]}, name)
@@ -194,59 +208,42 @@ def test_promises_are_held_against_the_rules_before_the_runs():
         claims.check_promises({"C1.1": ["exponent"]}, "03_other")
 
 
-def test_save_merges_and_repeats_to_the_byte(tmp_path):
-    path = tmp_path / "figures" / "claims.json"
-    assert claims.saved() == {}
-    claims.save([decide(crossing=Estimate(None, math.nan, math.inf, 5))])
-    entry = json.loads(path.read_text())["C1.4"]
-    assert entry["quantities"]["crossing"] == {
-        "value": None,
-        "low": None,
-        "high": "inf",
-        "n": 5,
-        "counts": "values",
-        "dof": None,
-        "verdict": "inconclusive",
-    }
-    assert entry["quantities"]["savings"]["low"] == 0.3 and entry["runs"] == ["a", "b"]
-    assert set(entry) == {"verdict", "quantities", "profile", "notebook", "runs"}  # neither note nor caveat: they may change alone
-    assert (entry["verdict"], entry["profile"], entry["notebook"]) == ("inconclusive", "laptop", "02_cpt_loss_curves")
-    other = claims.decide("C1.1", {"exponent": SAVED}, "laptop", "02_cpt_loss_curves")
-    claims.save([other])
-    first = path.read_bytes()
-    assert list(json.loads(first)) == ["C1.1", "C1.4"]
-    claims.save([other])
-    assert path.read_bytes() == first
-    assert [file.name for file in path.parent.iterdir()] == ["claims.json"]
+ROOT = Path(__file__).parents[1]
+STUDIES = ROOT.parent / "shared" / "STUDIES.md"
 
 
-def test_notebooks_that_save_at_once_lose_nothing(ledger):
-    entries = yaml.safe_load(LEDGER)
-    ledger.write_text(yaml.safe_dump([entries[1] | {"id": f"X{number}"} for number in range(12)]))
-    verdicts = [claims.decide(f"X{number}", {"exponent": SAVED}, "laptop", "02_cpt_loss_curves") for number in range(12)]
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda verdict: claims.save([verdict]), verdicts))
-    assert len(claims.saved()) == 12
+def inventory():
+    return yaml.safe_load((ROOT / "lib" / "cptlab" / "published" / "inventory.yaml").read_text())
 
 
-def test_a_claim_that_left_the_ledger_leaves_the_verdicts(ledger):
-    claims.save([decide()])
-    ledger.write_text(yaml.safe_dump(yaml.safe_load(LEDGER)[1:]))
-    claims.save([])
-    assert claims.saved() == {}
+def published_ids():
+    """C1.1 to C4.10, as the inventory counts them."""
+    found = []
+    for text in inventory()["claims"].values():
+        work, last = re.fullmatch(r"(C\d)\.1 to C\d\.(\d+)", text).groups()
+        found += [f"{work}.{number}" for number in range(1, int(last) + 1)]
+    return found
 
 
-def test_torn_verdicts_are_named(tmp_path):
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "claims.json").write_text('{"C1')
-    with pytest.raises(StoreError, match=r"claims\.json cannot be read.*cptlab figures"):
-        claims.saved()
+def test_every_claim_of_the_works_has_a_rule():
+    ledger = claims.load(ROOT / "claims.yaml")
+    assert len(published_ids()) == 36
+    assert {name.split("-")[0] for name in ledger if name.startswith("C")} == set(published_ids())
+    assert all(claim.tests for claim in ledger.values())
 
 
-OWN = Path(__file__).parents[1] / "claims.yaml"
+@pytest.mark.skipif(not STUDIES.is_file(), reason="the studies' own list is not beside this clone")
+def test_the_inventory_is_that_of_the_studies():
+    assert sorted(set(re.findall(r"\[(C\d\.\d+)\]", STUDIES.read_text()))) == sorted(published_ids())
 
 
-@pytest.mark.skipif(not OWN.exists(), reason="no ledger in this tree")
-def test_the_repository_ledger_is_valid():
-    for claim in claims.load(OWN).values():
-        assert (OWN.parent / "notebooks" / f"{claim.notebook}.ipynb").exists(), claim.id
+def test_claims_and_published_figures_belong_to_notebooks_and_those_that_stand_have_theirs():
+    """A notebook that is still to come is named by the ledger and the inventory alike, and has no figure yet."""
+    rows = inventory()["figures"]
+    named = {claim.notebook for claim in claims.load(ROOT / "claims.yaml").values()}
+    for row in rows:
+        stands = (ROOT / "notebooks" / f"{row['notebook']}.ipynb").is_file()
+        missing = [figure for figure in row["ours"] if not (ROOT / "figures" / f"{figure}.png").is_file()]
+        assert bool(row["ours"]) == stands and not missing and row["notebook"] in named, row
+    absent = {name for name in named if not (ROOT / "notebooks" / f"{name}.ipynb").is_file()}
+    assert absent <= {row["notebook"] for row in rows}

@@ -8,7 +8,7 @@ import re
 import pandas as pd
 import pytest
 
-from cptlab import claims, notebooks, paths
+from cptlab import claims, notebooks, paths, verdicts
 from cptlab.files import sha256_file
 from cptlab.runs.lacking import lacking
 from cptlab.runs.store import Store
@@ -131,16 +131,19 @@ def claims_json() -> dict:
 def test_every_claim_that_a_notebook_decides_has_a_verdict_from_the_laptop_profile():
     """The others, whose rules stand before their runs, are `not_run`."""
     found, ledger = claims_json(), claims.load(ROOT / "claims.yaml")
-    texts = {claim.notebook: (ROOT / "notebooks" / f"{claim.notebook}.ipynb").read_text() for claim in ledger.values()}
-    decided = {claim.id for claim in ledger.values() if f"'{claim.id}'" in texts[claim.notebook].replace('\\"', "'")}
+    texts = {path.stem: path.read_text().replace('\\"', "'") for path in (ROOT / "notebooks").glob("*.ipynb")}
+    decided = {claim.id for claim in ledger.values() if f"'{claim.id}'" in texts.get(claim.notebook, "")}
     assert set(found) == decided and decided, "run `make figures`"
     assert {entry["profile"] for entry in found.values()} == {"laptop"}
 
 
-def test_the_readme_shows_the_recorded_verdicts():
-    rows = dict(re.findall(r"^\| ([CL]\d[\w.-]*) \|.*\| \*\*([^|*]+)\*\* \|$", (ROOT / "README.md").read_text(), re.M))
-    verdicts = {claim_id: entry["verdict"] for claim_id, entry in claims_json().items()}
-    assert rows == dict.fromkeys(claims.load(ROOT / "claims.yaml"), "not_run") | verdicts
+def test_the_tables_of_claims_show_the_recorded_verdicts_and_name_recorded_runs():
+    rows = verdicts.rows()
+    assert verdicts.markdown(rows) in (ROOT / "README.md").read_text(), "run `cptlab claims`"
+    assert verdicts.markdown(rows, whole=True) in (ROOT / "figures" / "claims.md").read_text(), "run `cptlab claims`"
+    for row in rows:
+        runs = {run for run in row["runs"] if "/" not in run}
+        assert runs <= set(STORE.ids()), f"{row['id']}: runs that are not committed"
 
 
 def test_the_corpora_of_the_laptop_profile_are_recorded_without_text():

@@ -3,7 +3,7 @@
 import html
 import re
 
-from cptlab.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Verdict
+from cptlab.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Verdict, wording
 
 COLORS = {REPRODUCED: "#009E73", CONTRADICTED: "#D55E00", INCONCLUSIVE: "#8A8A8A"}
 HEADS = ("quantity", "ours [95 % interval]", "from", "rule", "verdict")
@@ -24,17 +24,23 @@ class Card:
 
     def _rows(self) -> list[tuple[str, ...]]:
         """Rows of :data:`HEADS`."""
-        verdict = self.verdict
+        verdict, audit = self.verdict, self.verdict.claim.audit
+        yes, no = wording(REPRODUCED, audit), "not borne out" if audit else CONTRADICTED
         return [
             (
                 f"{test.meaning} ({test.quantity})",
                 verdict.estimates[test.quantity].number,
                 verdict.estimates[test.quantity].count,
-                f"reproduced if {test.reproduced.text}; contradicted if {test.contradicted.text}",
-                verdict.outcomes[test.quantity],
+                f"{yes} if {test.reproduced.text}; {no} if {test.contradicted.text}",
+                wording(verdict.outcomes[test.quantity], audit),
             )
             for test in verdict.claim.tests
         ]
+
+    def _heading(self) -> tuple[str, str]:
+        """Verdict in words, and where the claim comes from."""
+        claim = self.verdict.claim
+        return wording(self.verdict.outcome, claim.audit), ", ".join(filter(None, (claim.source, claim.published)))
 
     def _footer(self) -> str:
         records = sum("/" in name for name in self.verdict.runs)
@@ -44,10 +50,10 @@ class Card:
         return ", ".join(parts)
 
     def _repr_markdown_(self) -> str:
-        claim = self.verdict.claim
+        claim, (words, source) = self.verdict.claim, self._heading()
         cells = [tuple(text.replace("|", "\\|").replace("\n", " ") for text in row) for row in self._rows()]
         lines = [
-            f"**{claim.id}: {self.verdict.outcome}** ({claim.source})",
+            f"**{claim.id}: {words}** ({source})",
             "",
             "\n".join(f"> {line}" for line in claim.statement.splitlines()),
             "",
@@ -61,7 +67,7 @@ class Card:
         return "\n".join([*lines, *(line for text in more for line in ("", text))])
 
     def _repr_html_(self) -> str:
-        claim, verdict = self.verdict.claim, self.verdict
+        claim, verdict, (words, source) = self.verdict.claim, self.verdict, self._heading()
         look = "text-align:left;vertical-align:top;padding:2px 10px 2px 0"
         whole = (1, 2, 4)  # columns whose text must not break
         styles = [f"{look};white-space:nowrap" if place in whole else look for place in range(len(HEADS))]
@@ -74,7 +80,7 @@ class Card:
         note += f"<div>{linked(claim.note)}</div>" if claim.note else ""
         return (
             f'<div style="border-left:6px solid {COLORS[verdict.outcome]};padding:4px 12px;margin:8px 0;max-width:1000px">'
-            f"<div><b>{html.escape(claim.id)}: {html.escape(verdict.outcome)}</b> ({linked(claim.source)})</div>"
+            f"<div><b>{html.escape(claim.id)}: {html.escape(words)}</b> ({linked(source)})</div>"
             f"<div><i>{linked(claim.statement)}</i></div>"
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}"
             f"<div>{html.escape(self._footer())}. Repeat: <code>{html.escape(verdict.command)}</code></div></div>"

@@ -1,13 +1,11 @@
 """The ledger of claims: what a work says, the rule that decides it, and what our runs showed.
 
-``claims.yaml`` holds statements and rules, written before the runs; ``figures/claims.json`` holds verdicts. A rule compares the ``value``
-of an estimate or a bound (``low``, ``high``) with a number: ``low >= 0.25 and value < 0.6``. "and" binds before "or".
+``claims.yaml`` holds statements and rules, written before the runs; :mod:`cptlab.verdicts` keeps and shows the verdicts. A rule compares
+the ``value`` of an estimate or a bound (``low``, ``high``) with a number: ``low >= 0.25 and value < 0.6``. "and" binds before "or".
 """
 
 import dataclasses
-import hashlib
 import json
-import math
 import operator
 import re
 from collections.abc import Iterable, Mapping
@@ -15,19 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cptlab.errors import ConfigError, StoreError
+from cptlab.errors import ConfigError
 from cptlab.estimate import Estimate
-from cptlab.files import atomic_json
-from cptlab.paths import cache_dir, figures_dir, root
+from cptlab.paths import root
 
 REPRODUCED = "reproduced"
-CONTRADICTED = "contradicted at this scale"
+CONTRADICTED = "contradicted"
 INCONCLUSIVE = "inconclusive"
+
+# How people read them: runs decide at their scale, an audit of printed numbers at none.
+_OF_RUNS = {CONTRADICTED: "contradicted at this scale"}
+_OF_AUDITS = {REPRODUCED: "borne out", CONTRADICTED: "not borne out", INCONCLUSIVE: "left open"}
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _COMPARISON = re.compile(r"\s*(value|low|high)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 _CLAIM_FIELDS = {"id": str, "source": str, "statement": str, "notebook": str, "tests": list}
-_OPTIONAL_FIELDS = ("note", "caveat")
+_OPTIONAL_FIELDS = {"published": str, "audit": bool, "note": str, "caveat": str}
 _TEST_FIELDS = ("quantity", "meaning", "reproduced", "contradicted")
 
 
@@ -78,6 +79,7 @@ class Test:
 class Claim:
     """A statement of a work (``source``), the notebook that tests it, and the tests that decide it, all of which must hold.
 
+    ``published`` is the figure or table of the work that shows it; ``audit`` marks a claim about printed numbers, decided without runs.
     ``note`` says what one should know of the claim, ``caveat`` what is known to be wrong with its runs; no rule reads either.
     """
 
@@ -86,8 +88,11 @@ class Claim:
     statement: str
     notebook: str
     tests: tuple[Test, ...]
+    published: str = ""
+    audit: bool = False
     note: str = ""
     caveat: str = ""
+    line: int = dataclasses.field(default=0, compare=False)  # of the ledger
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class Verdict:
         return f"cptlab figures {name}{profile}" + "".join(f" {as_option(name, value)}" for name, value in self.dials.items())
 
 
+def wording(outcome: str, audit: bool = False) -> str:
+    """A verdict as people read it: "contradicted at this scale", of an audit "not borne out"."""
+    return (_OF_AUDITS if audit else _OF_RUNS).get(outcome, outcome)
+
+
 def as_option(dial: str, value: Any) -> str:
     """A dial as an option of the command line: ``-p near=de``, ``-p 'seeds=[0, 1]'``."""
     import shlex
@@ -133,8 +143,8 @@ def check_promises(promises: Mapping[str, Iterable[str]], notebook: str) -> None
         wanted, promised = {test.quantity for test in claim.tests}, set([quantities] if isinstance(quantities, str) else quantities)
         if missing := sorted(wanted - promised):
             raise ConfigError(
-                f"claim {claim_id}: its rule in claims.yaml needs {', '.join(missing)}, which {notebook} does not promise: compute it and "
-                f'name it in study.grid(decides={{"{claim_id}": [...]}}), or change the rule before the runs'
+                f"claim {claim_id}: its rule (claims.yaml, line {claim.line}) needs {', '.join(missing)}, which {notebook} does not "
+                f'promise: compute it and name it in study.grid(decides={{"{claim_id}": [...]}}), or change the rule before the runs'
             )
         if more := sorted(promised - wanted):
             raise ConfigError(f"claim {claim_id}: {notebook} promises {', '.join(more)}, on which no rule in claims.yaml stands: write one")
@@ -154,7 +164,9 @@ def load(path: Path | None = None) -> dict[str, Claim]:
 
     path = path or root() / "claims.yaml"
     try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        entries = loader.construct_document(node) if node else None
     except FileNotFoundError:
         raise ConfigError(f"no claims ledger at {path}; work inside the repository or set CPTLAB_ROOT to it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -162,21 +174,21 @@ def load(path: Path | None = None) -> dict[str, Claim]:
     if not isinstance(entries, list):
         raise ConfigError(f"{path}: expected a list of claims, each starting with '- id: ...'")
     claims: dict[str, Claim] = {}
-    for index, entry in enumerate(entries, 1):
-        claim = _claim(path, index, entry)
+    for index, (entry, at) in enumerate(zip(entries, node.value, strict=True), 1):
+        claim = _claim(path, index, entry, at.start_mark.line + 1)
         if claim.id in claims:
-            raise ConfigError(f"{path}: two claims have the id {claim.id!r}")
+            raise ConfigError(f"{path}, line {claim.line}: two claims have the id {claim.id!r}")
         claims[claim.id] = claim
     return claims
 
 
-def _claim(path: Path, index: int, entry: Any) -> Claim:
-    where = f"{path}: claim {entry['id'] if isinstance(entry, dict) and 'id' in entry else f'number {index}'}"
-    _check_keys(where, entry, tuple(_CLAIM_FIELDS), _OPTIONAL_FIELDS)
-    for field, kind in (_CLAIM_FIELDS | dict.fromkeys(_OPTIONAL_FIELDS, str)).items():
+def _claim(path: Path, index: int, entry: Any, line: int) -> Claim:
+    where = f"{path}, line {line}: claim {entry['id'] if isinstance(entry, dict) and 'id' in entry else f'number {index}'}"
+    _check_keys(where, entry, tuple(_CLAIM_FIELDS), tuple(_OPTIONAL_FIELDS))
+    for field, kind in (_CLAIM_FIELDS | _OPTIONAL_FIELDS).items():
         if field in entry and (not isinstance(entry[field], kind) or (field in _CLAIM_FIELDS and not entry[field])):
-            expected = "list" if kind is list else "text"
-            raise ConfigError(f"{where}, field {field!r}: expected a {expected} that is not empty, got {entry[field]!r}")
+            expected = {list: "a list that is not empty", str: "a text that is not empty", bool: "true or false"}[kind]
+            raise ConfigError(f"{where}, field {field!r}: expected {expected}, got {entry[field]!r}")
     tests = []
     for number, item in enumerate(entry["tests"], 1):
         place = f"{where}, test {number}"
@@ -194,7 +206,8 @@ def _claim(path: Path, index: int, entry: Any) -> Claim:
             raise ConfigError(f"{place}, field 'quantity': {item['quantity']!r} has a test already")
         tests.append(Test(item["quantity"], item["meaning"].strip(), **rules))
     texts = {field: entry[field].strip() for field in ("id", "source", "statement", "notebook")}
-    return Claim(**texts, tests=tuple(tests), **{field: entry.get(field, "").strip() for field in _OPTIONAL_FIELDS})
+    more = {field: value.strip() if isinstance(value, str) else value for field, value in entry.items() if field in _OPTIONAL_FIELDS}
+    return Claim(**texts, tests=tuple(tests), **more, line=line)
 
 
 def _check_keys(where: str, entry: Any, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
@@ -240,55 +253,3 @@ def decide(
     outcome = CONTRADICTED if CONTRADICTED in found else REPRODUCED if found == {REPRODUCED} else INCONCLUSIVE
     shown = {quantity: estimates[quantity] for quantity in wanted}
     return Verdict(claim, outcome, outcomes, shown, profile, notebook, tuple(sorted(set(runs))), dict(dials or {}))
-
-
-def _plain(number: float | None) -> float | str | None:
-    """JSON form of a number: eight significant digits, as in the figures' CSV; NaN is null, infinities are text."""
-    if number is None or math.isnan(number):
-        return None
-    return float(f"{number:.8g}") if math.isfinite(number) else str(number)
-
-
-def save(verdicts: Iterable[Verdict], folder: Path | None = None) -> None:
-    """Merge ``verdicts`` into ``claims.json`` (claim id -> verdict) of ``folder`` (default: that of the figures), dropping ids that the
-    ledger no longer has.
-
-    Notebooks may save at the same time: reading and replacing happen under one lock. The same input gives the same bytes.
-    """
-    from filelock import FileLock
-
-    path = (folder or figures_dir()) / "claims.json"
-    guard = cache_dir() / "locks" / f"claims-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.lock"
-    guard.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(guard):
-        entries = saved(path.parent)
-        for verdict in verdicts:
-            entries[verdict.claim.id] = {
-                "verdict": verdict.outcome,
-                "quantities": {
-                    quantity: {field: _plain(getattr(estimate, field)) for field in ("value", "low", "high")}
-                    | {"n": estimate.n, "counts": estimate.counts, "dof": estimate.dof}
-                    | ({"of": _plain(estimate.sides[0]), "minus": _plain(estimate.sides[1])} if estimate.sides else {})
-                    | {"verdict": verdict.outcomes[quantity]}
-                    for quantity, estimate in verdict.estimates.items()
-                },
-                "profile": verdict.profile,
-                "notebook": verdict.notebook,
-                "runs": list(verdict.runs),
-            } | ({"dials": dict(verdict.dials)} if verdict.dials else {})
-        known = load()
-        atomic_json(path, {claim_id: entry for claim_id, entry in entries.items() if claim_id in known})
-
-
-def saved(folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The verdicts in ``claims.json`` of ``folder`` (default: that of the figures; empty without one); StoreError when unreadable."""
-    path = (folder or figures_dir()) / "claims.json"
-    if not path.exists():
-        return {}
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(entries, dict):
-            raise ValueError("expected an object")
-    except ValueError as error:
-        raise StoreError(f"{path} cannot be read ({error}); delete it and run `cptlab figures`, which writes it anew") from error
-    return entries

@@ -174,6 +174,25 @@ def promote(args: argparse.Namespace) -> int:
     return 0
 
 
+def claims(args: argparse.Namespace) -> int:
+    """Show every claim with its verdict; at the committed profile, bring the tables in README.md and figures/claims.md up to date."""
+    import pandas as pd
+
+    from cptlab import verdicts
+
+    rows = verdicts.rows(args.profile)
+    if args.json:
+        print_json(rows)
+    else:
+        shown = [row | {"runs": len(row["runs"]) or ""} for row in rows]
+        columns = ["id", "verdict", "quantity", "effect", "low", "high", "runs", "notebook"]
+        print(pd.DataFrame(shown, columns=columns).to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
+    if args.profile == COMMITTED_PROFILE:
+        for path in verdicts.write(rows):
+            say(f"written: {path}")
+    return 0
+
+
 def new_study(args: argparse.Namespace) -> int:
     """Write the files of a new study."""
     from cptlab.scaffold import new_study as write
@@ -258,6 +277,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help=json_help)
     sub = command("new-study", new_study, "Write a study to start from, which runs: notebook, settings in each profile, a claim, a test.")
     sub.add_argument("name", metavar="NAME", help="number and words, such as 13_my_question")
+    sub = command("claims", claims, "Show every claim with its verdict and what decides it; update the tables in README.md and figures/.")
+    sub.add_argument("--profile", default=COMMITTED_PROFILE, metavar="P", help="whose verdicts (default: %(default)s, the committed ones)")
+    sub.add_argument("--json", action="store_true", help=json_help)
     text = "Work on the run store."
     actions = commands.add_parser("runs", help=text, description=text).add_subparsers(metavar="ACTION", required=True)
     text = "Move finished local runs into the committed layer, after checking hashes, provenance, and that nothing committed would change."

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cptlab import claims, dials, outputs, paths
+from cptlab import claims, dials, outputs, paths, verdicts
 from cptlab.cards import Card
 from cptlab.corpora.recipe import CorpusRecipe, holding
 from cptlab.corpora.recipe import recipe as corpus_recipe
@@ -172,9 +172,9 @@ class Study:
         )
         runs = self.runs if runs is None else list(runs)
         verdict = claims.decide(claim, estimates, self.profile, self.name, [*runs, *records], self.dials)
-        claims.save([verdict], self._folder(runs, records))
+        verdicts.save([verdict], self._folder(runs, records))
         if outputs.headless():
-            claims.save([verdict], outputs.executed_dir(self.profile, self.dials) / self.name)  # beside the tables, whatever was changed
+            verdicts.save([verdict], outputs.executed_dir(self.profile, self.dials) / self.name)  # beside the tables, whatever was changed
         return Card(verdict)
 
     @property

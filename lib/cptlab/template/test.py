@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from cptlab import claims, notebooks, paths
+from cptlab import claims, notebooks, paths, verdicts
 from cptlab.study import profile_names
 
 NAME, CLAIMS, FIGURES = "00_new_study", ["L0.1"], ["00_gain"]
@@ -19,7 +19,7 @@ def test_study_runs_at_smoke(tmp_path):
     outputs = [output for cell in nbformat.read(done.output, 4).cells for output in cell.get("outputs", ())]
     shown = "".join(output.get("data", {}).get("text/html", "") for output in outputs)
     for claim in CLAIMS:
-        assert f"{claim}: {claims.saved()[claim]['verdict']}" in shown
+        assert f"{claim}: {claims.wording(verdicts.saved()[claim]['verdict'])}" in shown
 
 
 @pytest.mark.parametrize("profile", profile_names())
