@@ -10,6 +10,7 @@ import tiny
 from cptlab import bench
 from cptlab.corpora.recipe import local_recipe
 from cptlab.runs.request import Request
+from cptlab.study import open_study
 
 
 def _baseline(folder, text, variant):
@@ -55,10 +56,10 @@ def test_both_types_of_product_are_compared(recipe, tmp_path, torch_once, monkey
     """The comparison's table, on a study of the tiny corpus whose sweep runs in this process."""
     from types import SimpleNamespace
 
-    rates = {"lr": {"base": 3e-3, "continual": 3e-3}}
     names = {"en": "one", "fr": "two"}
 
-    def run(size, source, tokens, lr, seed, init=None):
+    def run(size, source, tokens, lr, seed, schedule, init=None):
+        assert lr > 0 and schedule["warmup_tokens"] > 0
         spec = tiny.spec(recipe, tokens, mixture={names[source]: 1}, seed=seed, precision="bf16")
         return tiny.target(init, tokens, seed=seed) if init else spec
 
@@ -69,9 +70,9 @@ def test_both_types_of_product_are_compared(recipe, tmp_path, torch_once, monkey
             return self.results()
 
     monkeypatch.setattr(bench, "Grid", lambda store, execution, sets: Here(store, execution, sets=("one:8", "two:8")))
-    study = SimpleNamespace(execution=tiny.EXECUTION, settings={"sizes": {"tiny": rates}}, run=run)
+    study = SimpleNamespace(execution=tiny.EXECUTION, tuned=open_study("02_cpt_loss_curves").tuned, run=run)
     monkeypatch.setattr(bench, "open_study", lambda name: study)
-    found = bench.compute(("tiny",), 2, base_tokens=6, tokens=4)
+    found = bench.compute(("0.17M",), 2, base_tokens=6, tokens=4)
     assert len(found["rows"]) == 8 and len(found["summary"]) == 4
     assert all(row["difference"] == pytest.approx(row["fp32"] - row["bf16"], abs=2e-6) for row in found["rows"])
     assert any(row["difference"] for row in found["rows"])  # the two were computed in two types

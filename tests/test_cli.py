@@ -237,7 +237,7 @@ def test_plan_of_a_notebook_without_runs(books, write_notebook, capsys):
 
 
 def record(run_id: str, status: str, error: dict | None = None) -> dict:
-    identity = {"recipe_version": 1, "corpus_fingerprint": "f", "upstreams": {}}
+    identity = {"recipe_version": 2, "corpus_fingerprint": "f", "upstreams": {}}
     content = {"labels": {"arm": "scratch", "seed": 0}, "spec": {}, "identity": identity, "status": status, "error": error}
     return {"format": 1, "id": run_id} | content | {"summary": {}, "checkpoints": {}, "provenance": {}}
 

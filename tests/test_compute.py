@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import cptlab
 from cptlab import machine
-from cptlab.errors import ConfigError
+from cptlab.errors import ConfigError, StoreError
 from cptlab.runs.execution import Execution
 from cptlab.runs.lacking import Lacking
 from cptlab.runs.record import compute_of
@@ -228,18 +228,6 @@ def test_a_state_is_read_by_either_type(recipe, store, torch_once, interrupted, 
     assert tiny.trained(store, run, tiny.execution(zero_stage=stage), steps=(8,))["status"] == "done"
 
 
-def test_a_state_from_before_there_was_a_choice_is_left_aside(recipe, store, interrupted):
-    run = tiny.spec(recipe, 8, precision="bf16")
-    interrupted(5, tiny.trained, store, run, tiny.execution(state_every=4))
-    note = store.state_dir(run.id) / "resume.json"
-    content = json.loads(note.read_text())
-    del content["compute"]
-    note.write_text(json.dumps(content))
-    going_on = start(Request(run, steps=(8,)), store, tiny.EXECUTION)
-    assert going_on.step == 0
-    going_on.engine.close()
-
-
 def test_a_finished_run_is_trained_again_and_measured_in_its_type(recipe, store, faster):
     run = tiny.spec(recipe, 6, precision="bf16")
     first = tiny.trained(store, run, FP32)
@@ -270,23 +258,23 @@ def test_the_summary_is_of_the_type_used(recipe, stores, monkeypatch):
 
 def test_tables_tell_the_type(recipe, store):
     base = tiny.spec(recipe, 4, precision="bf16")
-    runs = {"bf16": (base, BF16), "fp32": (tiny.spec(recipe, 4, precision="bf16", seed=1), FP32), "old": (tiny.spec(recipe, 4), AUTO)}
+    runs = {"bf16": (base, BF16), "fp32": (tiny.spec(recipe, 4, precision="bf16", seed=1), FP32)}
     grid = Grid(store, AUTO, sets=("one:3",))
     for arm, (run, how) in runs.items():
         tiny.trained(store, run, how, sets=("one:3",))
         grid.add(run, steps=(4,), arm=arm)
-    record = store.record(runs["old"][0].id)
-    del record["provenance"]["execution"]["compute"]  # from before it was noted
-    store.write_record(runs["old"][0].id, record)
     with ThreadPoolExecutor(1) as executor:
         results = grid.train(executor)
-    told = {"bf16": "bf16", "fp32": "fp32", "old": "fp32"}
     for table in (results.runs, results.measurements, results.curves):
-        assert table.groupby("arm")["compute"].unique().map(list).to_dict() == {arm: [kind] for arm, kind in told.items()}
+        assert table.groupby("arm")["compute"].unique().map(list).to_dict() == {"bf16": ["bf16"], "fp32": ["fp32"]}
     with pytest.raises(ConfigError, match=r"\['compute'\] are names of result columns"):
         grid.add(base, compute="bf16")
     with pytest.warns(UserWarning, match="computed in different types"):
         paired_difference(results.measurements.assign(seed=0), "loss_nats", "arm", of="bf16", minus="fp32", pair_by="seed")
+    record = store.record(base.id)
+    del record["provenance"]["execution"]["compute"]
+    with pytest.raises(StoreError, match=f"run {base.id}: its run.json lacks provenance.execution.compute: restore it"):
+        compute_of(record)
 
 
 def test_a_comparison_across_types_is_flagged():

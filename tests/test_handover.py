@@ -8,7 +8,7 @@ import pytest
 import tiny
 from safetensors.torch import load_file, safe_open, save_file
 
-from cptlab.errors import ConfigError
+from cptlab.errors import ConfigError, StoreError
 from cptlab.runs.lacking import Lacking
 from cptlab.runs.request import Request
 from cptlab.runs.spec import DataOrder, Optimiser, Phase, Schedule, Upstream
@@ -71,12 +71,14 @@ def test_the_step_count_passes_along_a_chain(recipe, store, stage, state):
         assert file.metadata() == {"optimizer_steps": "8"}
 
 
-def test_a_state_from_before_the_count_was_noted(recipe, store):
+def test_a_state_without_its_step_count_is_refused(recipe, store):
     base = tiny.spec(recipe, 6)
     state = ended(store, base)
-    save_file(state, store.optimiser_state(base.id, 6).path)
+    path = store.optimiser_state(base.id, 6).path
+    save_file(state, path)
     store.note_checkpoint(base.id, 6)
-    assert begun(store, after(base))[1] == 6
+    with pytest.raises(StoreError, match=f"{path.name} does not say Adam's step count: delete the folder"):
+        begun(store, after(base))
 
 
 @pytest.mark.parametrize("state", ["carry", "continue"])

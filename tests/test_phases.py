@@ -53,7 +53,7 @@ EN, MIXED = {"en": 1}, {"en": 0.6, "fr": 0.3, "zh": 0.1}
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("cuts", [(12,), (1, 2, 11), (5, 19)])
-def test_a_chain_that_follows_reads_as_one_run(order, cuts):
+def test_a_chain_that_reads_on_reads_as_one_run(order, cuts):
     whole, parts, run, done = windows(spec(20, EN, **order)), [], None, 0
     for number, cut in enumerate((*cuts, 20)):  # each with a seed of its own, which does not count
         run = spec(cut - done, EN, run, read_on=run is not None, seed=number, **order)
@@ -82,7 +82,7 @@ def test_whole_blocks_of_a_mixture_keep_their_counts():
     assert all(abs(together[name] - reading.counts(whole)[name]) <= 1 for name in SIZES)
 
 
-def test_a_run_that_does_not_follow_begins_anew():
+def test_a_run_that_does_not_read_on_begins_anew():
     base = spec(12, EN)
     assert np.array_equal(windows(spec(5, EN, base)), windows(spec(5, EN)))
     assert reading.begun(spec(5, EN, base)) == {}
@@ -175,7 +175,7 @@ def test_phases_read_as_the_chain_of_their_runs(order):
     assert np.array_equal(windows(inside), windows(same))
 
 
-def test_phases_of_a_run_that_follows():
+def test_phases_of_a_run_that_reads_on():
     base = spec(6, EN, seed=1)
     run = phased((4, {"en": 1, "fr": 1}), (6, EN), init=base, read_on=True, seed=2)
     read = of("en", windows(run))

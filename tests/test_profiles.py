@@ -57,7 +57,7 @@ def test_only_what_differs(write, monkeypatch):
 
 def test_a_run_that_does_not_differ_is_the_same_run(write):
     mine = write(extends="smoke", notebooks={CURVES: {"base_tokens": 20480}})
-    runs = [open_study(CURVES, profile).run("0.03M", "fr", 4096, 1e-3) for profile in ("smoke", mine)]
+    runs = [open_study(CURVES, profile).run("0.03M", "fr", 8192, 1e-3) for profile in ("smoke", mine)]
     assert runs[0].id == runs[1].id
 
 
@@ -92,9 +92,16 @@ def test_a_study_of_ones_own_has_a_section(write, lab, monkeypatch, tmp_path):
         ({"notebooks": {"02_cpt_loss_curve": {}}}, ["mine.yaml: notebooks.02_cpt_loss_curve", "laptop", "01_corpora, 02_cpt_loss_curves"]),
         ({"frame": {"contxt": 3}}, ["mine.yaml: frame has ['contxt']", "'context'", "take out contxt"]),
         ({"frame": {"context": None}}, ["mine.yaml: frame has", "add context"]),
-        ({"notebooks": {CURVES: {"frame": {"folow": False}}}}, [f"mine.yaml: notebooks.{CURVES}.frame", "'schedule'", "take out folow"]),
+        ({"notebooks": {CURVES: {"frame": {"contxt": 3}}}}, [f"mine.yaml: notebooks.{CURVES}.frame", "'schedule'", "take out contxt"]),
         ({"notebooks": {CURVES: {"sizes": {"0.3M": None}}}}, [f"mine.yaml: notebooks.{CURVES}.sizes.0.3M is null", "has 0.03M, 0.09M"]),
         ({"notebooks": {CURVES: {"new": {"x": None}}}}, [f"notebooks.{CURVES}.new.x is null", "laptop has no such key", "has nothing"]),
+        ({"frame": {"schedule": {"decay": 0.3}}}, ["mine.yaml: frame.schedule has ['decay']", "'decay_fraction'", "take out decay"]),
+        ({"frame": {"schedule": 3}}, ["mine.yaml: frame.schedule is 3: give a mapping"]),
+        ({"tuned": {"0.03M": {"lr": -3}}}, ["mine.yaml: tuned.0.03M.lr is -3: give a number above 0, or one for each of base, scratch"]),
+        ({"tuned": {"0.03M": {"warmup_tokens": 2e5}}}, ["tuned.0.03M.warmup_tokens is 200000.0: give a whole number above 0 (or 0: no"]),
+        ({"tuned": {"0.03M": {"batch_tokens": "lots"}}}, ["tuned.0.03M.batch_tokens is 'lots': give a whole number above 0"]),
+        ({"tuned": {"0.03M": {"lr": {"bse": 0.1}}}}, ["tuned.0.03M.lr has ['bse']", "'base', 'continual', 'scratch'", "take out bse"]),
+        ({"tuned": {"0.03M": {"lr": {"scratch": {"nearer": 0.1}}}}}, ["tuned.0.03M.lr.scratch has ['nearer']", "expected ['far', 'near']"]),
         ({"store": None}, ["mine.yaml: store is null", "laptop has no such key"]),
         ({"notebooks": {CURVES: 3}}, [f"mine.yaml: notebooks.{CURVES} is 3: give a mapping"]),
         ({"execution": None}, ["mine.yaml: execution is None: give a mapping"]),

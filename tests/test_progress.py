@@ -74,7 +74,7 @@ def test_a_line_of_another_process(recipe, store):
     run, other = tiny.spec(recipe, 100), tiny.spec(recipe, 100, seed=1)
     todo = {r.id: Request(r) for r in (run, other)}
     assert progress_line(store, todo) == "0 of 2 runs done, 0 running"
-    identity = {"recipe_version": 1, "corpus_fingerprint": "", "upstreams": {}}
+    identity = {"recipe_version": 2, "corpus_fingerprint": "", "upstreams": {}}
     error = {"type": "x", "message": "y", "step": None}
     record = {"labels": {}, "spec": {}, "identity": identity, "status": "failed", "error": error}
     store.write_record(other.id, record | {"summary": {}, "checkpoints": {}, "provenance": collect()})

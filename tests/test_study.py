@@ -174,6 +174,21 @@ def test_a_study_reads_on_where_its_upstream_stopped():
     assert not study.run("0.03M", "fr", 10_000, 1e-3, init=base).data_order.read_on  # nothing to read on
 
 
+def test_a_notebook_may_change_single_fields_of_the_schedule(tmp_path):
+    study = open_study("02_x", written(tmp_path, notebooks={"02_x": {"frame": {"schedule": {"kind": "wsd", "min_lr_ratio": 0.0}}}}))
+    assert study.frame["schedule"] == {"warmup_tokens": 2048, "kind": "wsd", "min_lr_ratio": 0.0}
+    run = study.run("0.03M", "en", 10_240, 1e-3)
+    assert (run.schedule.kind, run.schedule.min_lr_ratio, run.schedule.warmup_tokens) == ("wsd", 0.0, 2048)
+
+
+def test_branches_are_warm_up_stable_decay_whatever_the_frame(tmp_path):
+    study = open_study("02_x", written(tmp_path, frame=CONTENT["frame"] | {"schedule": {"kind": "cosine", "warmup_tokens": 2048}}))
+    for branch in study.branches("0.03M", "en", [10_240, 20_480], 1e-3).values():
+        assert (branch.schedule.kind, branch.upstreams["init"].run.schedule.kind) == ("wsd", "constant")
+    with pytest.raises(ConfigError, match="schedule.kind is 'cosine', but branches leave a stable trunk"):
+        study.branches("0.03M", "en", [10_240], 1e-3, schedule={"kind": "cosine"})
+
+
 TUNED = {
     "0.03M": {"lr": 0.008, "warmup_tokens": {"base": 4096, "scratch": {"near": 2048, "far": 1024}, "continual": 512}},
     "0.09M": {"lr": {"base": 0.004, "scratch": {"near": 0.002}}, "warmup_tokens": 0, "batch_tokens": 2048},
@@ -186,9 +201,9 @@ def test_tuned_rates_and_warm_ups_by_size_arm_and_role(tmp_path):
     assert study.tuned("0.03M", "base") == {"lr": 0.008, "schedule": {"warmup_tokens": 4096}}
     assert study.tuned("0.09M", "scratch") == {"lr": 0.002, "schedule": {"warmup_tokens": 0}, "batch_tokens": 2048}
     for size, arm, role, said in (
-        ("0.17M", "base", "near", "tuned has no row for '0.17M', only for 0.03M, 0.09M: add one"),
-        ("0.09M", "scratch", "far", "tuned.0.09M.lr has no number for scratch far"),
-        ("0.09M", "continual", "near", "tuned.0.09M.lr has no number for continual near"),
+        ("0.17M", "base", "near", "tuned has rows for 0.03M, 0.09M, none for '0.17M': add one"),
+        ("0.09M", "scratch", "far", "tuned.0.09M.lr.scratch has near, no 'far': add it"),
+        ("0.09M", "continual", "near", "tuned.0.09M.lr has base, scratch, no 'continual': add it"),
     ):
         with pytest.raises(ConfigError, match=said):
             study.tuned(size, arm, role)

@@ -189,10 +189,10 @@ def compute(sizes: Sequence[str] = ("0.17M", "0.35M"), seeds: int = 3, base_toke
         for kind in ("bf16", "fp32"):
             grid = Grid(Store(Path(folder) / kind), replace(study.execution, compute=kind), sets=("en", "fr"))
             for size in sizes:
-                lr = study.settings["sizes"][size]["lr"]
+                of_base, of_arm = (study.tuned(size, arm) for arm in ("base", "continual"))
                 for seed in range(seeds):
-                    base = study.run(size, "en", base_tokens, lr["base"], seed)
-                    arm = study.run(size, "fr", tokens, lr["continual"], seed, base)
+                    base = study.run(size, "en", base_tokens, seed=seed, **of_base)
+                    arm = study.run(size, "fr", tokens, seed=seed, init=base, **of_arm)
                     for name, run in (("base", base), ("continual", arm)):
                         grid.add(run, steps=(run.steps,), arm=name, size=size, seed=seed)
             results = grid.train()

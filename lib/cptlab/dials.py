@@ -2,7 +2,8 @@
 
 A dial is a literal in the cell tagged ``parameters``; None is the profile's value. Names are the field's terms and carry their meaning
 in every study: ``near``, ``middle``, ``far``, ``target`` and ``languages`` are languages, ``sizes`` and ``size`` models, ``seeds`` and
-``seed`` seeds, ``…_tokens`` budgets, ``lr`` and ``rates`` learning rates, ``replay``, ``share`` and ``shares`` parts of a mixture.
+``seed`` seeds, ``tokens`` and ``…_tokens`` budgets, ``lr`` and ``rates`` learning rates, ``replay``, ``share`` and ``shares`` parts of a
+mixture.
 Papermill's ``-p`` hands on lists as text; they are read as YAML.
 """
 
@@ -167,8 +168,8 @@ def _checked(name: str, value: Any, before: Any, where: str, inside: str = "") -
         shape_named(value, 2048, 256)  # an error that lists the shapes
     if name == "sizes" and isinstance(before, Mapping) and (unknown := [size for size in value if size not in before]):
         raise ConfigError(
-            f"{said}: {where} has no settings for {unknown[0]!r}; it has {', '.join(before)}. Other sizes need rates of their own: "
-            "write them in a profile (extends: laptop)"
+            f"{said}: {where} has no settings for {unknown[0]!r}; it has {', '.join(before)}. Other sizes need settings, and rates "
+            "in the table `tuned`, in a profile of your own (extends: laptop)"
         )
     if isinstance(before, Mapping) and name != "sizes":
         keys = ", ".join(map(str, before))

@@ -34,9 +34,10 @@ def canonical(value: Any) -> Any:
     raise ConfigError(f"a run spec holds a {type(value).__name__} ({value!r:.80}): use numbers, text, lists and dictionaries only")
 
 
-# For a field added after the first records: ``field(default=..., metadata=ADDED)`` leaves it out of the canonical form while it has its
-# default, so that a run described before the field existed keeps its identity. The default must then mean "as it was before". A
-# ``default_factory`` will not do: a dataclass keeps no default to compare with then, and every identity would change.
+# For a field that is added after the recipe version was last raised (none is so far; raising it takes all the marks away):
+# ``field(default=..., metadata=ADDED)`` leaves it out of the canonical form while it has its default, so that a run described before the
+# field existed keeps its identity. The default must then mean "as it was before". A ``default_factory`` will not do: a dataclass keeps no
+# default to compare with then, and every identity would change.
 ADDED = {"left_out_at_default": True}
 
 

@@ -78,9 +78,10 @@ class Study:
 
     @property
     def frame(self) -> dict:
-        """What the profile's runs share: corpus, context, batch, precision, schedule; a notebook's section may override each."""
-        own = self.content["notebooks"].get(self.name, {}).get("frame", {})
-        return self.content["frame"] | own
+        """What the profile's runs share: corpus, context, batch, precision, schedule; a notebook's section may override each, and single
+        fields of the schedule."""
+        common, own = self.content["frame"], self.content["notebooks"].get(self.name, {}).get("frame", {})
+        return common | own | {"schedule": common["schedule"] | own.get("schedule", {})}
 
     @cached_property
     def corpus(self) -> CorpusRecipe:
@@ -197,20 +198,23 @@ class Study:
         warm-up, and ``batch_tokens`` where the size has its own.
 
         Args:
-            arm: ``base``, ``scratch`` or ``continual``.
+            arm: ``base``, ``scratch`` or ``continual``; a table that does not tell arms apart has one value for all.
             role: of the language, ``near`` or ``far``; a table that does not tell them apart has one value for both.
 
         Raises:
             ConfigError: no row for the size, or no value for the arm and role.
         """
         rows, where = self.content.get("tuned", {}), f"profile {self.profile}: tuned"
-        require(size in rows, f"{where} has no row for {size!r}, only for {', '.join(rows)}: add one, with lr and warmup_tokens")
+        there = f"has rows for {', '.join(rows)}, none for {size!r}" if rows else "is empty"
+        require(size in rows, f"{where} {there}: add one, with lr and warmup_tokens")
 
         def value(name: str) -> float:
-            found = rows[size].get(name)
+            found, place = rows[size].get(name), f"{where}.{size}.{name}"
             for key in (arm, role):
-                found = found.get(key) if isinstance(found, dict) else found
-            require(isinstance(found, int | float), f"{where}.{size}.{name} has no number for {arm} {role}: add one")
+                if isinstance(found, dict):
+                    require(key in found, f"{place} has {', '.join(found)}, no {key!r}: add it, or ask for one of them")
+                    found, place = found[key], f"{place}.{key}"
+            require(found is not None, f"{place} is not there: add it")
             return found
 
         own = {"batch_tokens": rows[size]["batch_tokens"]} if "batch_tokens" in rows[size] else {}
@@ -281,13 +285,15 @@ class Study:
 
         Args:
             budgets: in tokens, of the whole run; the trunk is the ``init`` upstream of every branch.
-            schedule: fields of :class:`Schedule`; the frame's by default.
+            schedule: fields of :class:`Schedule`; the frame's by default, but for the kind, which is ``wsd`` here.
             fields: as for :meth:`run`.
 
         Raises:
-            ConfigError: a warm-up that has not ended where the first branch leaves, or no budget.
+            ConfigError: a schedule of another kind, a warm-up that has not ended where the first branch leaves, or no budget.
         """
-        schedule = {"kind": "wsd", "decay_fraction": Schedule.decay_fraction} | self.frame["schedule"] | (schedule or {})
+        kind = (schedule or {}).get("kind", "wsd")
+        require(kind == "wsd", f"branches: schedule.kind is {kind!r}, but branches leave a stable trunk: leave it out, or use run()")
+        schedule = {"decay_fraction": Schedule.decay_fraction} | self.frame["schedule"] | (schedule or {}) | {"kind": "wsd"}
         batch = fields.get("batch_tokens", self.frame["batch_tokens"])
         warmup = schedule.get("warmup_tokens", 0)
         require(bool(budgets), "branches: budgets is empty")

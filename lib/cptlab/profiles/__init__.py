@@ -17,6 +17,8 @@ NEEDED = ("execution", "frame", "notebooks")
 PROFILE_KEYS = {"description", "store", "tuned", *NEEDED}
 TUNED_KEYS = {"lr", "warmup_tokens", "batch_tokens"}
 FRAME_KEYS = {"corpus", "context", "batch_tokens", "precision", "schedule"}
+SCHEDULE_KEYS = {"kind", "min_lr_ratio", "warmup_tokens", "warmup_start_ratio", "decay_fraction", "horizon_tokens"}
+ARMS, ROLES = ("base", "scratch", "continual"), ("near", "far")  # that the table `tuned` may tell apart, in this order
 
 
 def profile_names() -> list[str]:
@@ -84,28 +86,50 @@ def _check(content: Any, name: str, needed: tuple[str, ...]) -> None:
         raise ConfigError(f"profile {name} has the sections {found}: expected {sorted(PROFILE_KEYS)}{what}{hint}")
     for section in NEEDED:
         _require_mapping(content.get(section, {}), f"profile {name}: {section}")
-    _check_frame(content.get("frame", {}), FRAME_KEYS, f"profile {name}: frame")
+    _check_frame(content.get("frame", {}), f"profile {name}: frame")
     _require_mapping(content.get("tuned", {}), f"profile {name}: tuned")
     for size, row in content.get("tuned", {}).items():
         if row is not None:
             _require_mapping(row, f"profile {name}: tuned.{size}")
-            _check_frame(row, TUNED_KEYS, f"profile {name}: tuned.{size}")
+            _check_keys(row, TUNED_KEYS, f"profile {name}: tuned.{size}")
+            for key, value in row.items():
+                _check_tuned(value, key, (ARMS, ROLES), f"profile {name}: tuned.{size}.{key}")
     for notebook, settings in content.get("notebooks", {}).items():
         where = f"profile {name}: notebooks.{notebook}"
         if settings is None:
             continue  # takes the notebook away
         _require_mapping(settings, where)
         if isinstance(settings.get("frame"), dict):
-            _check_frame(settings["frame"], FRAME_KEYS, f"{where}.frame")
+            _check_frame(settings["frame"], f"{where}.frame")
 
 
 def _require_mapping(value: Any, where: str) -> None:
     require(isinstance(value, dict), f"{where} is {value!r}: give a mapping, key: value")
 
 
-def _check_frame(frame: dict, keys: set[str], where: str) -> None:
-    unknown = sorted(map(str, set(frame) - keys))
-    require(not unknown, f"{where} has {sorted(map(str, frame))}, expected {sorted(keys)}: take out {', '.join(unknown)}")
+def _check_frame(frame: dict, where: str) -> None:
+    _check_keys(frame, FRAME_KEYS, where)
+    if frame.get("schedule") is not None:
+        _require_mapping(frame["schedule"], f"{where}.schedule")
+        _check_keys(frame["schedule"], SCHEDULE_KEYS, f"{where}.schedule")
+
+
+def _check_tuned(value: Any, key: str, levels: tuple[tuple[str, ...], ...], where: str) -> None:
+    """A positive number (whole, of tokens), or a mapping that tells arms, then roles apart; null takes away what was extended."""
+    if isinstance(value, dict) and levels:
+        _check_keys(value, set(levels[0]), where)
+        for name, inner in value.items():
+            _check_tuned(inner, key, levels[1:], f"{where}.{name}")
+    elif value is not None:
+        whole, kinds = key != "lr", (int,) if key != "lr" else (int, float)
+        good = type(value) in kinds and (value > 0 or (key == "warmup_tokens" and value == 0))
+        words = f"a {'whole ' if whole else ''}number above 0" + (" (or 0: no warm-up)" if key == "warmup_tokens" else "")
+        require(good, f"{where} is {value!r}: give {words}" + (f", or one for each of {', '.join(levels[0])}" if levels else ""))
+
+
+def _check_keys(found: dict, keys: set[str], where: str) -> None:
+    unknown = sorted(map(str, set(found) - keys))
+    require(not unknown, f"{where} has {sorted(map(str, found))}, expected {sorted(keys)}: take out {', '.join(unknown)}")
 
 
 def _check_notebooks(content: dict, base: dict, name: str, extends: str, folder: Path) -> None:

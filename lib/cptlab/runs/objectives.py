@@ -10,7 +10,10 @@ from cptlab.errors import require
 
 @dataclass(frozen=True)
 class Option:
-    """A setting of an objective: whether a value is valid, what a valid one is in words, and the default (``...``: it has to be given)."""
+    """A setting of an objective: whether a value is valid, what a valid one is in words, and the default (``...``: it has to be given).
+
+    A default is left out of a run's identity, so that options can be added; once runs are recorded it is never changed.
+    """
 
     valid: Callable[[Any], bool]
     says: str

@@ -118,9 +118,9 @@ def stretches(run: "RunSpec", places: dict[str, Place] | None = None) -> list[St
 
 
 def begun(run: "RunSpec") -> dict[str, Place]:
-    """Where the sources stand when a run starts that follows the chain behind ``init``; {} for one that does not.
+    """Where the sources stand when a run starts that reads on behind ``init``; {} for one that does not.
 
-    Each source stands where the last run of the chain that read it stopped, which itself followed or began anew.
+    Each source stands where the last run of the chain that read it stopped, which itself read on or began anew.
     """
     places: dict[str, Place] = {}
     if not run.data_order.read_on:

@@ -33,8 +33,18 @@ def base_record(request: "Request") -> dict:
 
 
 def compute_of(record: dict) -> str:
-    """What a run's matrices were multiplied in: ``bf16``, ``fp32`` or ``fp16``."""
-    return record["provenance"]["execution"]["compute"]
+    """What a run's matrices were multiplied in: ``bf16``, ``fp32`` or ``fp16``.
+
+    Raises:
+        StoreError: the record does not say it.
+    """
+    try:
+        return record["provenance"]["execution"]["compute"]
+    except (KeyError, TypeError):
+        raise StoreError(
+            f"run {record['id']}: its run.json lacks provenance.execution.compute: restore it from git, or delete its folder to train the "
+            "run again"
+        ) from None
 
 
 def failed_record(request: "Request", kind: str, message: str, step: int | None) -> dict:

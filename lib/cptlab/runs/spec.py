@@ -19,7 +19,8 @@ from cptlab.runs.data_order import DataOrder, Phase, normalised, plain, rebuild,
 from cptlab.runs.objectives import OBJECTIVES, facts_of
 from cptlab.runs.shapes import ModelSpec, flops_per_token
 
-# Raise by hand when a change of the engine changes the weights a spec leads to: every stored run is then another run.
+# Raised by hand when a change of the engine changes the weights that a spec leads to: every stored run is then another run. A new field
+# needs no other version (see cptlab.identity.ADDED). Version 2 renamed fields, made the added ones plain and left one way to sample.
 RECIPE_VERSION = 2
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
@@ -34,10 +35,10 @@ class Schedule(PlainSpec):
 
     Every kind begins with a linear (re-)warm-up from ``warmup_start_ratio * max_lr`` over ``warmup_tokens``: in tokens, so that it is the
     same at every budget. Then: ``constant`` stays; ``linear`` and ``cosine`` fall to ``min_lr_ratio * max_lr`` at the last step; ``wsd``
-    (warm-up-stable-decay) stays, then falls linearly over the last ``decay_fraction``.
+    (warm-up-stable-decay) stays, then falls there linearly over the last ``decay_fraction``.
 
-    The schedule began ``elapsed_tokens`` before this run and is ``horizon_tokens`` long (None, or less: it ends with this run);
-    ``decay_fraction`` is of the whole of it. All tokens are rounded down to whole steps.
+    The schedule began ``elapsed_tokens`` before this run and is ``horizon_tokens`` long (0, or less than what has passed at the end of
+    this run: it ends with it); ``decay_fraction`` is of the whole of it. All tokens are rounded down to whole steps.
     """
 
     kind: str = "cosine"
@@ -46,7 +47,7 @@ class Schedule(PlainSpec):
     warmup_tokens: int = 0
     warmup_start_ratio: float = 0.0
     decay_fraction: float = 0.2
-    horizon_tokens: int | None = None
+    horizon_tokens: int = 0
     elapsed_tokens: int = 0
 
     def __post_init__(self):
@@ -55,7 +56,7 @@ class Schedule(PlainSpec):
         for name in ("min_lr_ratio", "warmup_start_ratio", "decay_fraction"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"schedule.{name} is {value}: give a fraction from 0 to 1")
-        for name in ("warmup_tokens", "elapsed_tokens"):
+        for name in ("warmup_tokens", "horizon_tokens", "elapsed_tokens"):
             value = getattr(self, name)
             require(value is not None, f"schedule.{name} is None: give a whole number of at least 0")
             require_whole(f"schedule.{name}", value, 0)
@@ -82,11 +83,13 @@ class Optimiser(PlainSpec):
 
     def __post_init__(self):
         require(self.state in STATES, f"optimiser.state {self.state!r} is unknown: use one of {', '.join(STATES)}")
-        given = self.lr_factors.items() if isinstance(self.lr_factors, Mapping) else self.lr_factors or ()
+        given = self.lr_factors.items() if isinstance(self.lr_factors, Mapping) else self.lr_factors
         pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in given] if isinstance(given, Iterable) else [()]
         for pair in pairs:
             valid = len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int | float) and 0 < pair[1] < math.inf
-            require(valid, f"optimiser.lr_factors is {self.lr_factors!r}: give patterns with positive factors")
+            require(
+                valid, f"optimiser.lr_factors is {self.lr_factors!r}: give patterns with positive factors ('trainable' leaves parts out)"
+            )
         object.__setattr__(self, "lr_factors", tuple(pairs))
 
 
@@ -194,7 +197,9 @@ class RunSpec:
         object.__setattr__(self, "mixture", normalised(self.mixture))
         object.__setattr__(self, "upstreams", MappingProxyType({k: self.upstreams[k] for k in sorted(self.upstreams)}))
         object.__setattr__(self, "trainable", tuple(self.trainable))
+        require(isinstance(self.data_order, DataOrder), f"data_order is {self.data_order!r}: give a DataOrder, or leave it out")
         object.__setattr__(self, "data_order", settled_order(self))
+        self._check_warmup()
 
     def chain(self) -> "list[tuple[RunSpec, int]]":
         """The runs behind ``init``, nearest first, each with the step that the next one starts from."""
@@ -216,6 +221,18 @@ class RunSpec:
         require(
             begun == "hub" or family != "hub",
             f"model.family is 'hub', but init names a run of family {begun!r}: use the model of that run",
+        )
+
+    def _check_warmup(self) -> None:
+        """A warm-up ends before the schedule does, and before it decays; otherwise the rate would jump, or never be reached."""
+        plan, batch = self.schedule, self.batch_tokens
+        total = max(plan.elapsed_tokens // batch + self.steps, plan.horizon_tokens // batch)
+        decay = max(1, round(plan.decay_fraction * total)) if plan.kind == "wsd" else 0
+        warmup = plan.warmup_tokens // batch
+        require(
+            warmup <= total - decay,
+            f"schedule.warmup_tokens = {plan.warmup_tokens:,} is {warmup} steps of {batch:,} tokens, but the schedule has {total} steps"
+            f"{f', of which the last {decay} decay' if decay else ''}: give a shorter warm-up, or more tokens",
         )
 
     def _check_objective(self) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 WEIGHTS, STATE = "model.safetensors", "optimizer.safetensors"
 PARTS = ("run.json", "curve.csv", "measurements.csv", "samples.json", "checkpoints")
 PROOF = "agrees.json"  # in a local folder: what lies there is of the committed record's weights
+SAMPLE_KEY = ("step", "prompt", "seed", "temperature", "length")
 OTHER = "other.json"  # in a local folder: it was trained again to other bits than the committed record's
 
 
@@ -130,7 +131,10 @@ class View:
         for folder in self.folders:
             path = folder / "samples.json"
             for sample in read_json(path, "its samples") if path.exists() else ():
-                found.setdefault(sample_key(sample), sample)
+                try:
+                    found.setdefault(sample_key(sample), sample)
+                except (KeyError, TypeError):
+                    raise StoreError(f"{path} holds a sample that lacks one of {', '.join(SAMPLE_KEY)}: restore it, or delete it") from None
         return [found[key] for key in sorted(found)]
 
     def _noted(self, folder: Path, step: int, name: str) -> str | None:
@@ -171,7 +175,7 @@ class View:
 
 def sample_key(sample: dict) -> tuple:
     """What makes two samples the same one."""
-    return tuple(sample[name] for name in ("step", "prompt", "seed", "temperature", "length"))
+    return tuple(sample[name] for name in SAMPLE_KEY)
 
 
 def base_name(run_id: str, step: int) -> str:

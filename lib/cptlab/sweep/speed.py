@@ -81,9 +81,9 @@ def _speed_record(path: Path) -> dict | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         summary, made = found["summary"], found["provenance"]
-        how = made.get("execution", {})
+        how = made["execution"]
         speed = {"model": found["spec"]["model"], "batch_tokens": found["spec"]["batch_tokens"], "tokens_per_s": summary["tokens_per_s"]}
-        speed |= {"matmul": summary.get("matmul_flops_per_s"), "compile": how.get("compile"), "ranks": how.get("ranks", 1)}
+        speed |= {"matmul": summary["matmul_flops_per_s"], "compile": how["compile"], "ranks": how["ranks"]}
         return speed | {"machine": made["machine"]} if summary["tokens_per_s"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

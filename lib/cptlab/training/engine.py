@@ -175,7 +175,7 @@ class Engine:
         """
         step = optimiser_state.optimizer_steps(self.deepspeed) if step is None else step
         for group in self.deepspeed.optimizer.param_groups:
-            group["lr"] = lr * group["rate"]
+            group["lr"] = lr * group["lr_factor"]
         self.deepspeed.train()
         totals, norm = defaultdict(lambda: torch.zeros((), device=self.device)), None
         for part in range(self.share // self.micro):
@@ -293,13 +293,13 @@ class Engine:
             note = {"optimizer_steps": str(optimiser_state.optimizer_steps(self.deepspeed))}
             atomic_write_with(path, lambda temporary: save_file(tensors, temporary, metadata=note))
 
-    def restore(self, path: Path, step: int) -> None:
-        """Take masters, moments and step count from a file of :meth:`save_state`, written at ``step`` of its run."""
-        optimiser_state.write_state(self.deepspeed, *optimiser_state.read_file(path, step))
+    def restore(self, path: Path) -> None:
+        """Take masters, moments and step count from a file of :meth:`save_state`."""
+        optimiser_state.write_state(self.deepspeed, *optimiser_state.read_file(path))
 
-    def carry_moments(self, path: Path, step: int) -> None:
+    def carry_moments(self, path: Path) -> None:
         """Take only moments and step count."""
-        optimiser_state.write_moments(self.deepspeed, *optimiser_state.read_file(path, step))
+        optimiser_state.write_moments(self.deepspeed, *optimiser_state.read_file(path))
 
     def close(self) -> None:
         """Free the engine; the next run of this process builds its own."""

@@ -12,7 +12,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from cptlab.errors import TrainingError
+from cptlab.errors import StoreError, TrainingError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -72,10 +72,16 @@ def read_state(engine) -> dict[str, torch.Tensor]:
     return out
 
 
-def read_file(path: Path, step: int) -> tuple[dict[str, torch.Tensor], int]:
-    """A state and Adam's step count, ``step`` where the file is from before it was noted."""
+def read_file(path: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """A state and Adam's step count.
+
+    Raises:
+        StoreError: the file does not say the step count.
+    """
     with safe_open(path, "pt") as file:
-        steps = (file.metadata() or {}).get("optimizer_steps", step)
+        steps = (file.metadata() or {}).get("optimizer_steps")
+    if steps is None:
+        raise StoreError(f"{path} does not say Adam's step count: delete the folder of its run, which is then trained again")
     return load_file(path), int(steps)
 
 

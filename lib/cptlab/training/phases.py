@@ -14,7 +14,7 @@ from cptlab.training.sampler import Sampler
 class PhasedSampler:
     """The training windows of a run: one :class:`Sampler` a phase, which reads each source on where the phase before stopped.
 
-    A run without phases has one. Each phase mixes its sources anew, as a run of its own would that follows the one before.
+    A run without phases has one. Each phase mixes its sources anew, as a run of its own would that reads on behind the one before.
 
     Args:
         spec: the run.

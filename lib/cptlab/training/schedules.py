@@ -10,11 +10,11 @@ def learning_rate(spec: RunSpec, step: int) -> float:
 
     Warm-up rises linearly from ``warmup_start_ratio * max_lr`` and reaches ``max_lr`` with its last update. ``cosine`` and ``linear`` then
     reach ``min_lr_ratio * max_lr`` at the last update of the schedule; ``wsd`` (MiniCPM, arXiv 2404.06395) holds ``max_lr`` and falls
-    linearly over the last ``decay_fraction``. The schedule began ``elapsed_tokens`` before the run.
+    there linearly over the last ``decay_fraction``. The schedule began ``elapsed_tokens`` before the run.
     """
     schedule = spec.schedule
     elapsed, horizon, warmup = (
-        tokens // spec.batch_tokens for tokens in (schedule.elapsed_tokens, schedule.horizon_tokens or 0, schedule.warmup_tokens)
+        tokens // spec.batch_tokens for tokens in (schedule.elapsed_tokens, schedule.horizon_tokens, schedule.warmup_tokens)
     )
     step, total = elapsed + step, max(elapsed + spec.steps, horizon)
     if step < warmup:

@@ -120,16 +120,16 @@ class Training:
         self.hub_flops = {name: flops_per_token_of(other, self.spec.model.context) for name, other in (upstreams | {"init": model}).items()}
         self.engine = Engine(self.spec, self.execution, build_objective(model, self.spec, upstreams), compute)
         if saved:
-            self.engine.restore(path, meta["step"])
+            self.engine.restore(path)
             self.step, self.seconds = meta["step"], meta["seconds"]
             self.train_seconds, self.timed_steps = meta["train_seconds"], meta["timed_steps"]
             self.curve, self.measured, self.samples = meta["curve"], meta["measurements"], meta["samples"]
             device = self.engine.device
             self.since = {name: (torch.tensor(total, device=device), count) for name, (total, count) in meta["since_row"].items()}
         elif state == "continue":
-            self.engine.restore(path, init.step)
+            self.engine.restore(path)
         elif state == "carry":
-            self.engine.carry_moments(path, init.step)
+            self.engine.carry_moments(path)
 
     def _saved(self) -> tuple[dict, Path] | None:
         """The state to resume from, verified by its hash; a torn or foreign one is left aside and training starts anew."""
@@ -137,7 +137,6 @@ class Training:
         try:
             meta = json.loads(note.read_text())
             path = note.parent / meta["file"]
-            _ = meta["compute"], meta["since_row"].items()  # a note of an earlier version lacks them
             same = meta["asked"] == self._asked() and meta["upstreams"] == self.starts
             return (meta, path) if same and sha256_file(path) == meta["sha256"] else None
         except (FileNotFoundError, ValueError, KeyError, AttributeError):
