@@ -134,7 +134,7 @@ KINDS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"(.*_)?tokens", lambda v: type(v) is int and v > 0, "a whole number of tokens of at least 1, such as 1000000"),
     (r"replay", lambda v: _number(v) and 0 <= v <= 1, "a part between 0 and 1, such as 0.2"),
     (r"share", lambda v: _number(v) and 0 < v <= 1, "a part above 0, up to 1, such as 0.01"),
-    (r"shares|ratios", lambda v: isinstance(v, list) and v and all(_number(x) and 0 <= x <= 1 for x in v),
+    (r"(.*_)?(shares|ratios)", lambda v: isinstance(v, list) and v and all(_number(x) and 0 <= x <= 1 for x in v),
      "a list of parts between 0 and 1, such as [0, 0.05, 0.25]"),
     (r"lr|rates?|.*_lr", lambda v: _rate(v), "a learning rate above 0, such as 0.002, or one for each key"),
     (r"size", lambda v: isinstance(v, str) and bool(v), 'the name of a model, such as "0.35M"'),
