@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -135,6 +136,38 @@ def test_a_vocabulary_of_257_is_bytes(tmp_path):
     recipe = corpora.local_recipe({"a": write_jsonl(tmp_path / "a.jsonl", ["é" + text for text in sentences(60, 4)])}, vocab=257)
     rows = corpora.open_corpus(recipe).report_rows()
     assert all(row["tokens"] == row["bytes"] + row["documents"] for row in rows)
+
+
+def test_a_cipher_permutes_the_tokens_of_one_source(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", sentences(200, 1))
+    plain = corpora.local_recipe({"plain": path, "one": path, "two": path}, vocab=300)
+    sources = {name: replace(plain.sources[name], cipher=seed) for name, seed in (("plain", None), ("one", 1), ("two", 2))}
+    recipe = replace(plain, sources=sources)
+    assert recipe.fingerprint != plain.fingerprint
+    corpus, plain = corpora.open_corpus(recipe), corpora.open_corpus(plain)
+    end = corpus.eot
+    for split in ("train", "validation"):
+        given, one, two = (np.asarray(corpus.tokens(name, split)) for name in ("plain", "one", "two"))
+        assert (given == np.asarray(plain.tokens("plain", split))).all()
+        pairs = set(zip(given.tolist(), one.tolist(), strict=True))
+        assert len(pairs) == len(set(given.tolist())) == len(set(one.tolist()))  # one to one
+        assert ((given == end) == (one == end)).all() and (one != two).mean() > 0.5 and (one != given).mean() > 0.5
+    with pytest.raises(CorpusError, match="cipher is 'x': give a whole number of at least 0"):
+        replace(recipe.sources["plain"], cipher="x")
+
+
+def test_marks_stay_with_their_letters_where_asked(tmp_path):
+    path = tmp_path / "hi.txt"
+    path.write_text("\n\n".join(f"परमेश्वर ने कहा {number} कि उजियाला हो" for number in range(300)), encoding="utf-8")
+    tokens = {}
+    for keep in (False, True):
+        recipe = corpora.local_recipe({"hi": path}, vocab=400, tokenizer={"keep_marks": keep})
+        tokenizer = corpora.open_corpus(recipe).tokenizer
+        assert tokenizer.decode(tokenizer.encode("कि उजियाला हो").ids) == "कि उजियाला हो"
+        tokens[keep] = len(tokenizer.encode(" कि उजियाला हो").ids)
+    assert tokens[True] == 3 < tokens[False]
+    with pytest.raises(CorpusError, match="tokenizer.keep_marks is 'yes': give true or false"):
+        corpora.local_recipe({"hi": path}, tokenizer={"keep_marks": "yes"})
 
 
 def test_a_large_vocabulary_takes_four_bytes(tmp_path):

@@ -121,6 +121,7 @@ def _build(recipe: CorpusRecipe, path: Path, say: Callable[[str], None]) -> None
 def _pack(recipe: CorpusRecipe, name: str, tokenizer: "Tokenizer", folder: Path, found: Texts, lengths: array) -> dict[str, dict]:
     """Write both shards of one source; shard name -> its entry in the manifest. ``lengths`` takes the tokens of each document written."""
     end = tokenizer.token_to_id(recipe.tokenizer.eot)
+    given_as = ciphered(recipe, name, end)
     counts = {split: {"source": name, "split": split, "documents": 0, "bytes": 0, "tokens": 0} for split in SPLITS}
     paths = {split: folder / split / f"{name}.bin" for split in SPLITS}
     for path in paths.values():
@@ -129,7 +130,7 @@ def _pack(recipe: CorpusRecipe, name: str, tokenizer: "Tokenizer", folder: Path,
         for batch in _batches(found.documents(name)):
             encoded = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
             for (split, document), encoding in zip(batch, encoded, strict=True):
-                ids = np.array([*encoding.ids, end], dtype=token_dtype(recipe.vocab))
+                ids = given_as[[*encoding.ids, end]]
                 (train if split == "train" else validation).write(ids.tobytes())
                 counts[split]["documents"] += 1
                 counts[split]["bytes"] += len(document.text.encode())
@@ -143,6 +144,16 @@ def _pack(recipe: CorpusRecipe, name: str, tokenizer: "Tokenizer", folder: Path,
                 raise CorpusError(f"{where} is empty: check its files, versions and books")
             raise CorpusError(f"{where}: none of its {other} documents fall in {split}: give more, or change validation.fraction or salt")
     return {f"{split}/{name}.bin": counts[split] | {"sha256": sha256_file(paths[split])} for split in SPLITS}
+
+
+def ciphered(recipe: CorpusRecipe, name: str, end: int) -> np.ndarray:
+    """What each token of source ``name`` is written as, shape [vocab]: itself, or by the source's cipher; ``end`` stays."""
+    ids = np.arange(recipe.vocab, dtype=token_dtype(recipe.vocab))
+    seed = recipe.sources[name].cipher
+    if seed is not None:
+        others = np.delete(ids, end)
+        ids[others] = np.random.default_rng(seed).permutation(others)
+    return ids
 
 
 def _require_text(found: CleanedTexts) -> None:

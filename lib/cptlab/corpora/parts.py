@@ -51,6 +51,8 @@ class SourceRef:
             host); None: the file, the data set.
         plant: bad documents to add to the training text on purpose, kind -> share of its documents (:mod:`cptlab.corpora.planted`):
             what a pipeline is measured with.
+        cipher: replace every token by another, by a permutation of the vocabulary that this number draws (the token that ends a document
+            stays): the same statistics in the same order, and no token means what it means elsewhere. None: the tokens as they are.
     """
 
     source: str | None = None
@@ -71,6 +73,7 @@ class SourceRef:
     plant: Mapping[str, float] | None = None
     data_dir: str | None = None
     found: tuple[str, ...] = ()
+    cipher: int | None = None
 
     def __post_init__(self):
         for name in ("versions", "books", "files", "file_hashes", "found"):
@@ -88,6 +91,8 @@ class SourceRef:
 
             check_kinds(self.plant)
             object.__setattr__(self, "plant", {kind: float(share) for kind, share in sorted(self.plant.items())})
+        whole = self.cipher is None or (type(self.cipher) is int and self.cipher >= 0)
+        require(whole, f"cipher is {self.cipher!r}: give a whole number of at least 0, which draws a permutation, or leave it out")
         if self.part is not None:
             object.__setattr__(self, "part", tuple(self.part))
             require(len(self.part) == 2 and 0 <= self.part[0] < self.part[1], f"part is {self.part}: give (i, n) with 0 <= i < n")
@@ -153,6 +158,8 @@ class SourceRef:
             from cptlab.corpora.planted import VERSION
 
             shared |= {"plant": {"version": VERSION, "kinds": dict(self.plant)}}
+        if self.cipher is not None:
+            shared |= {"cipher": self.cipher}
         if self.source:
             source = get_source(self.source)
             identity = source.identity(self.versions)
@@ -202,6 +209,8 @@ class TokenizerSpec:
         balance: text the BPE learns from. ``content``: the split keys that all sources have, from one version of each source, so that
             every language contributes the same content; ``bytes``: from each source as many bytes as the smallest has, ``train_bytes``
             at most.
+        keep_marks: keep combining marks (Unicode M) with their letters, as Devanagari and pointed scripts need; the byte-level pattern of
+            GPT-2 parts them.
         sources: learn from these sources only; empty: all.
         eot: the token that ends a document.
     """
@@ -216,8 +225,10 @@ class TokenizerSpec:
     revision: str | None = None
     eot: str = "<|endoftext|>"
     recipe: str | None = None
+    keep_marks: bool = False
 
     def __post_init__(self):
+        require(isinstance(self.keep_marks, bool), f"tokenizer.keep_marks is {self.keep_marks!r}: give true or false")
         object.__setattr__(self, "sources", tuple(self.sources))
         require(self.kind in ("bpe", "hub", "recipe"), f"tokenizer.kind {self.kind!r} is unknown: use 'bpe', 'hub' or 'recipe'")
         if self.kind == "recipe":
@@ -243,6 +254,7 @@ class TokenizerSpec:
             return {"corpus": recipe(self.recipe).fingerprint}
         names = ("kind", "vocab", "balance", "min_frequency", "eot")
         own = {name: getattr(self, name) for name in names} | {"sources": list(self.sources)}
+        own |= {"keep_marks": True} if self.keep_marks else {}  # a field that came later
         return own | ({"train_bytes": self.train_bytes} if self.balance == "bytes" else {})
 
 

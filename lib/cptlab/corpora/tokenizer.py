@@ -11,6 +11,9 @@ from cptlab.errors import CorpusError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+# GPT-2's pattern of what a token may not cross, with marks (M) among the letters (L).
+WORDS_WITH_MARKS = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+
 
 def load(path: Path) -> "Tokenizer":
     """A tokeniser that was saved with a corpus. Text that spells a special token is encoded as text: no document can end another."""
@@ -52,11 +55,13 @@ def _fetched(recipe: CorpusRecipe) -> "Tokenizer":
 
 
 def _learnt(recipe: CorpusRecipe, texts: Texts) -> "Tokenizer":
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     spec = recipe.tokenizer
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not spec.keep_marks)
+    words = [pre_tokenizers.Split(Regex(WORDS_WITH_MARKS), "isolated")] if spec.keep_marks else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*words, in_bytes]) if words else in_bytes
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=spec.vocab,
