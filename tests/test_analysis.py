@@ -19,13 +19,17 @@ def curve(offset: float) -> pd.DataFrame:
 
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
 def test_a_candidate_ten_times_ahead_needs_a_tenth(fraction):
-    assert equal_loss_share(curve(0), curve(-1), fraction) == pytest.approx(0.1)
-    assert equal_loss_share(curve(0), curve(0), fraction) == pytest.approx(1.0)
+    assert equal_loss_share(curve(0), curve(-1), fraction) == (pytest.approx(0.1), "reached")
+    assert equal_loss_share(curve(0), curve(0), fraction) == (pytest.approx(1.0), "reached")
+
+
+def test_a_candidate_that_was_there_at_once_needs_at_most_its_first_tokens():
+    assert equal_loss_share(curve(0), curve(-5).query("tokens >= 10"), 0.1) == (pytest.approx(0.01), "at most")
 
 
 def test_a_candidate_that_never_gets_there_is_compared_the_other_way_round():
     # Its best loss, 1.5, is the reference's at 10^3.5 tokens: it needed 10^4 for what the reference had after 3162.
-    assert equal_loss_share(curve(0), curve(0.5), 1.0) == pytest.approx(10**0.5)
+    assert equal_loss_share(curve(0), curve(0.5), 1.0) == (pytest.approx(10**0.5), "mirrored")
 
 
 def test_shares_pair_arms_and_skip_what_has_no_partner():
@@ -55,10 +59,13 @@ def test_sign_changes_are_told_in_words():
         [("up", 1e5, -0.1), ("up", 1e6, 0.1), ("never", 1e5, 0.1), ("never", 1e6, 0.2), ("alone", 1e5, -0.1)],
         columns=["curve", "non_embedding", "mean"],
     )
+    table = table.assign(low=table["mean"] - 0.01, high=table["mean"] + 0.01)
     told = sign_changes(table.assign(se=0.001, dof=4), ["curve"]).set_index("curve")
     assert told.loc["up"].tolist() == ["0.32M", "0.31M", "0.32M"]
-    assert told.loc["never", "changes_sign_at"] == "nowhere: positive at the smallest and the largest"
+    assert told.loc["never", "changes_sign_at"] == "nowhere: positive at the smallest, positive at the largest"
     assert told.loc["alone"].tolist() == ["nowhere: negative at the only size", "", ""]
+    unsure = sign_changes(table.assign(se=0.05, dof=4, low=-1.0), ["curve"]).set_index("curve")
+    assert unsure.loc["never", "changes_sign_at"] == "nowhere: not told from zero at the smallest, not told from zero at the largest"
     assert sign_changes(table.assign(se=0.5, dof=4), ["curve"])["lowest"].iloc[0] == "below 0.10M"
     assert sign_changes(table.assign(se=math.nan, dof=0), ["curve"])["highest"].iloc[0] == "not known"  # one seed
 

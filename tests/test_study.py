@@ -1,10 +1,13 @@
 """Profiles and the notebook's view of them."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import yaml
 
 from cptlab import study as study_module
+from cptlab.corpora.parts import SplitSpec
 from cptlab.errors import ConfigError
 from cptlab.runs.execution import Execution
 from cptlab.runs.spec import DataOrder, Phase, Schedule, Upstream
@@ -187,6 +190,14 @@ def test_branches_are_warm_up_stable_decay_whatever_the_frame(tmp_path):
         assert (branch.schedule.kind, branch.upstreams["init"].run.schedule.kind) == ("wsd", "constant")
     with pytest.raises(ConfigError, match="schedule.kind is 'cosine', but branches leave a stable trunk"):
         study.branches("0.03M", "en", [10_240], 1e-3, schedule={"kind": "cosine"})
+
+
+def test_branches_from_a_base_on_another_corpus_read_their_own_text_from_its_beginning(recipe):
+    study = open_study("02_cpt_loss_curves", "smoke")
+    base = study.run("0.03M", "en", 20_480, 1e-3)
+    how = {"seed": 0, "init": base, "model": base.model, "corpus": replace(study.corpus, validation=SplitSpec(salt="other"))}
+    [branch] = study.branches(None, "fr", [20_480], 1e-3, **how).values()
+    assert not branch.upstreams["init"].run.data_order.read_on and branch.data_order.read_on
 
 
 TUNED = {

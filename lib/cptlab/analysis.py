@@ -12,11 +12,12 @@ import pandas as pd
 from cptlab.statistics import Estimate, lower_envelope, power_law, tokens_to_reach, zero_crossing
 
 
-def equal_loss_share(reference: pd.DataFrame, candidate: pd.DataFrame, fraction: float) -> float:
+def equal_loss_share(reference: pd.DataFrame, candidate: pd.DataFrame, fraction: float) -> tuple[float, str]:
     """Share of the reference's tokens that the candidate needs for the same loss, where the reference has spent ``fraction`` of its budget.
 
-    Both tables are one run's measurements (tokens, loss_nats) with the same budget. Below 1 the candidate is ahead. A candidate that
-    never gets there is compared the other way round: its budget over the tokens at which the reference had the candidate's best loss.
+    Both tables are one run's measurements (tokens, loss_nats) with the same budget. Below 1 the candidate is ahead. Returns the share and
+    how it was found: ``reached``; ``at most``, where the candidate's first measurement is as low already; ``mirrored``, where it never
+    gets there and is compared the other way round: its budget over the tokens at which the reference had the candidate's best loss.
     """
     reference = reference.loc[reference["tokens"] > 0].sort_values("tokens")
     candidate = candidate.loc[candidate["tokens"] > 0].sort_values("tokens")
@@ -25,8 +26,9 @@ def equal_loss_share(reference: pd.DataFrame, candidate: pd.DataFrame, fraction:
     target = float(np.interp(math.log(spent), np.log(reference["tokens"]), best))
     reached = tokens_to_reach(candidate["tokens"], candidate["loss_nats"], target)
     if not math.isnan(reached):
-        return reached / spent
-    return candidate["tokens"].max() / tokens_to_reach(reference["tokens"], reference["loss_nats"], float(candidate["loss_nats"].min()))
+        return reached / spent, "at most" if candidate["loss_nats"].iloc[0] <= target else "reached"
+    had = tokens_to_reach(reference["tokens"], reference["loss_nats"], float(candidate["loss_nats"].min()))
+    return candidate["tokens"].max() / had, "mirrored"
 
 
 def equal_loss_shares(
@@ -34,16 +36,17 @@ def equal_loss_shares(
 ) -> pd.DataFrame:
     """:func:`equal_loss_share` for every pair of runs of column ``arm`` that agree on ``by`` (language, size, seed) and every fraction.
 
-    Returns the columns ``by``, fraction, share, log_share (natural logarithm; what intervals are computed on).
+    Returns the columns ``by``, fraction, share, how, log_share (natural logarithm; what intervals are computed on).
     """
     rows = []
     for key, part in table.groupby(list(by), sort=False):
         arms = {arm: curve for arm, curve in part.groupby("arm")}
         if {reference, candidate} <= set(arms):
             for fraction in fractions:
-                share = equal_loss_share(arms[reference], arms[candidate], fraction)
-                rows.append(dict(zip(by, key, strict=True)) | {"fraction": fraction, "share": share, "log_share": math.log(share)})
-    return pd.DataFrame(rows, columns=[*by, "fraction", "share", "log_share"])
+                share, how = equal_loss_share(arms[reference], arms[candidate], fraction)
+                found = {"fraction": fraction, "share": share, "how": how, "log_share": math.log(share)}
+                rows.append(dict(zip(by, key, strict=True)) | found)
+    return pd.DataFrame(rows, columns=[*by, "fraction", "share", "how", "log_share"])
 
 
 def compute_envelope(table: pd.DataFrame, settled: float = 0.1):
@@ -64,7 +67,8 @@ def sign_changes(means: pd.DataFrame, by: Sequence[str], x: str = "non_embedding
     """Where the means of each group change sign along ``x`` (parameters), for people: a row a group, in millions or in words.
 
     ``means`` are those of :func:`cptlab.statistics.group_means` with one row for each x; the columns ``lowest`` and ``highest`` are the
-    95 % interval of the crossing (:func:`cptlab.statistics.zero_crossing`). A bound outside of what was measured is told as such.
+    95 % interval of the crossing (:func:`cptlab.statistics.zero_crossing`). A bound outside of what was measured is told as such, and so
+    is an end whose own interval (columns ``low``, ``high``) holds zero.
     """
     rows = []
     for key, group in means.groupby(list(by), sort=False):
@@ -72,13 +76,20 @@ def sign_changes(means: pd.DataFrame, by: Sequence[str], x: str = "non_embedding
         if len(group) > 1:
             found = zero_crossing(seen, group["mean"], group["se"], dof=int(group["dof"].iloc[0]))
         if found is None or found.value is None:
-            side = "positive" if group["mean"].iloc[0] >= 0 else "negative"
-            told = {"changes_sign_at": f"nowhere: {side} at the {'only size' if found is None else 'smallest and the largest'}"}
+            first, last = (_side(group.iloc[place]) for place in (0, -1))
+            where = f"{first} at the only size" if found is None else f"{first} at the smallest, {last} at the largest"
+            told = {"changes_sign_at": f"nowhere: {where}"}
         else:
             bounds = [_millions(value, seen.min(), seen.max()) for value in (found.value, found.low, found.high)]
             told = dict(zip(("changes_sign_at", "lowest", "highest"), bounds, strict=True))
         rows.append(dict(zip(by, key, strict=True)) | told)
     return pd.DataFrame(rows, columns=[*by, "changes_sign_at", "lowest", "highest"]).fillna("")
+
+
+def _side(row: pd.Series) -> str:
+    if row["low"] <= 0 <= row["high"]:
+        return "not told from zero"
+    return "positive" if row["mean"] >= 0 else "negative"
 
 
 def _millions(value: float, smallest: float, largest: float) -> str:

@@ -304,7 +304,8 @@ class Study:
             0 < starts[first] >= warmup // batch,
             f"branches: the one of {first:,} tokens leaves the trunk after {starts[first] * batch:,}, within the warm-up of {warmup:,}",
         )
-        order = fields.pop("data_order", DataOrder(read_on=init is not None))
+        same_text = init is not None and init.corpus.fingerprint == fields.get("corpus", self.corpus).fingerprint
+        order = fields.pop("data_order", DataOrder(read_on=same_text))
         steady = schedule | {"kind": "constant"}
         trunk = self.run(size, mixture, max(starts.values()) * batch, lr, seed, init, steady, data_order=order, **fields)
         return {
