@@ -31,7 +31,8 @@ def apply(dials: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> 
         settings: the notebook's section of the profile.
         where: names the section in messages.
 
-    A ``seeds`` list takes the place of every list of seeds in the settings; ``sizes`` picks rows of the profile's table of sizes, and a
+    A value that is the profile's own turns nothing, as when a cell that took the settings out is run again. A ``seeds`` list takes the
+    place of every list of seeds in the settings; ``sizes`` picks rows of the profile's table of sizes, and a
     mapping (``lr``) changes the entries that it names.
 
     Raises:
@@ -43,7 +44,11 @@ def apply(dials: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> 
             continue
         if name not in settings and not (name == "seeds" and _has_seeds(settings)):
             raise ConfigError(f"parameter {name}: {where} has no setting of that name to take the place of; it has {', '.join(settings)}")
-        value = turned[name] = _checked(name, _read(value, settings.get(name)), settings.get(name), where)
+        value = _checked(name, _read(value, settings.get(name)), settings.get(name), where)
+        own = settings.get(name)
+        if value == own or (isinstance(own, Mapping) and value == list(own)):
+            continue
+        turned[name] = value
         if name == "seeds":
             result = _reseed(result, value)
         elif isinstance(result[name], Mapping) and name == "sizes":
