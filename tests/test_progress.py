@@ -163,7 +163,7 @@ def test_picture(recipe, store, torch_once):
         warnings.simplefilter("error")
         picture.png([(request, picture.rows(sweep, request)) for request in picture.requests])
         figure = draw()
-    assert [ax.get_title() for ax in figure.axes] == ["one:4", "two:4"]
+    assert [ax.get_title() or ax.get_title("left") for ax in figure.axes] == ["one:4", "two:4"]  # where the style in force puts it
     colors = [[line.get_color() for line in ax.lines] for ax in figure.axes]
     assert colors[0] == colors[1] and len(colors[0]) == 3 and colors[0][1] == colors[0][2] != colors[0][0]  # the seeds of an arm share one
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [3, 1, 1]  # the base is finished: from its record
