@@ -100,6 +100,14 @@ def test_a_profile_of_ones_own_is_checked_by_the_same_names(tmp_path):
     assert open_study("02_cpt_loss_curves", str(own)).corpus.name == "verses-en-de-zh-smoke"
 
 
+def test_a_language_between_is_another_one():
+    for middle, names in (("fr", "near, middle"), ("zh", "far, middle"), ("en", "middle = 'en'")):
+        with pytest.raises(ConfigError, match=f"parameters? {names}"):
+            open_study("02_cpt_loss_curves", "laptop", middle=middle)
+    with pytest.raises(ConfigError, match="budgets = .*give a list of different whole numbers of tokens"):
+        open_study("02_cpt_loss_curves", "laptop", budgets=[0])
+
+
 def test_a_language_leads_to_a_corpus_that_has_it():
     assert open_study("02_cpt_loss_curves", "laptop", near=None).corpus.name == "verses-en-fr-zh"
     assert open_study("02_cpt_loss_curves", "laptop", near="de").corpus.name == "verses-en-de-zh"

@@ -106,6 +106,7 @@ def _losses(one: Job) -> list[dict]:
         return []
     table = pd.read_parquet(path)
     last = table[table["step"] == table.groupby("id")["step"].transform("max")]
-    by = [name for name in ("part", "arm", "language", "size", "set") if name in last]
+    measures = {"id", "seed", "step", "tokens", "loss_nats", "accuracy", "predicted_tokens", "compute", "flops"}
+    by = [name for name in last if name not in measures]  # labels: what is averaged are seeds
     means = last.groupby(by, sort=False, dropna=False).agg(loss_nats=("loss_nats", "mean"), runs=("id", "count"))
     return means.reset_index().to_dict("records")

@@ -57,13 +57,13 @@ def apply(dials: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> 
             result[name] = {**result[name], **value}
         else:
             result[name] = value
-    given = languages_of(result)
+    given = languages_of(result) + ([result["middle"]] if "middle" in turned else [])  # which has a corpus of its own
     if turned and "base_language" not in result and "en" in given:
-        names = ", ".join(name for name in LANGUAGES if name in result and "en" in _listed(result[name]))
+        names = ", ".join(name for name in (*LANGUAGES, "middle") if name in result and "en" in _listed(result[name]))
         raise ConfigError(f"parameter {names} = 'en': English is the language of the base; choose another one")
     twice = sorted({language for language in given if given.count(language) > 1})
     if twice and turned:
-        names = ", ".join(name for name in LANGUAGES if name in result and twice[0] in _listed(result[name]))
+        names = ", ".join(name for name in (*LANGUAGES, "middle") if name in result and twice[0] in _listed(result[name]))
         raise ConfigError(f"parameters {names}: all are {twice[0]!r}; a study compares different languages")
     return result, turned
 
@@ -137,6 +137,8 @@ KINDS: list[tuple[str, Callable[[Any], bool], str]] = [
      "a list of different whole numbers of at least 0, such as [0, 1, 2]"),
     (r"seed", lambda v: type(v) is int and v >= 0, "a whole number of at least 0"),
     (r"(.*_)?tokens", lambda v: type(v) is int and v > 0, "a whole number of tokens of at least 1, such as 1000000"),
+    (r"budgets", lambda v: isinstance(v, list) and v and all(type(x) is int and x > 0 for x in v) and len(set(v)) == len(v),
+     "a list of different whole numbers of tokens, such as [1000000, 4000000]"),
     (r"replay", lambda v: _number(v) and 0 <= v <= 1, "a part between 0 and 1, such as 0.2"),
     (r"share", lambda v: _number(v) and 0 < v <= 1, "a part above 0, up to 1, such as 0.01"),
     (r"(.*_)?(shares|ratios)", lambda v: isinstance(v, list) and v and all(_number(x) and 0 <= x <= 1 for x in v),
