@@ -42,6 +42,11 @@ def tags_of(cell: dict) -> list[str]:
 # --- the committed notebooks (how they are written: test_strip.py) -----------------------------------------------------------
 
 
+def test_no_line_of_the_template_is_cut():
+    cells = json.loads((REPOSITORY / "lib/cptlab/template/notebook.ipynb").read_text())["cells"]
+    assert max(len(line.rstrip()) for cell in cells if cell["cell_type"] == "code" for line in cell["source"]) <= 96
+
+
 def test_committed_tags(committed):
     tags = [tag for cell in code_of(committed) for tag in tags_of(cell)]
     assert tags.count("parameters") == 1
@@ -71,6 +76,7 @@ def test_committed_reads_like_a_paper(committed):
     for number, cell in enumerate(code_of(committed), start=1):
         source = "".join(cell["source"])
         assert len(source.splitlines()) <= 40, f"code cell {number}: move what is general to the library"
+        assert max(map(len, source.splitlines())) <= 96, f"code cell {number}: a line is cut at the page's edge"
         for node in ast.walk(ast.parse(source)):  # also: no magics, a plan could not execute them
             assert not isinstance(node, ast.ClassDef), f"code cell {number} defines class {node.name}"
             if isinstance(node, ast.FunctionDef):
