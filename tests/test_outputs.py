@@ -93,8 +93,10 @@ def test_a_claim_that_was_not_declared_is_refused(committed, lab):
 OUTSIDE = """
 import warnings
 warnings.simplefilter("always")
+import os
 from cptlab import paths
-paths.clone = lambda: None
+if "CPTLAB_ROOT" not in os.environ:
+    paths.clone = lambda: None
 from cptlab.study import open_study
 study = open_study("00_first_run", "smoke")
 grid = study.grid(sets=("en",))
@@ -103,11 +105,14 @@ grid.train()
 """
 
 
-def test_outside_a_clone_nothing_is_trained_unasked(tmp_path):
+@pytest.mark.parametrize("named", [False, True], ids=["copied out of its clone", "CPTLAB_ROOT names an empty folder"])
+def test_outside_a_clone_nothing_is_trained_unasked(tmp_path, named):
     import os
 
     env = {name: value for name, value in os.environ.items() if not name.startswith("CPTLAB_")}
+    env |= {"CPTLAB_ROOT": str(tmp_path)} if named else {}
     done = subprocess.run([sys.executable, "-c", OUTSIDE], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert "UserWarning: no clone of cptlab was found upward of" in done.stderr and "set CPTLAB_ROOT to one" in done.stderr
+    where = "in CPTLAB_ROOT" if named else "upward of"
+    assert f"UserWarning: no clone of cptlab was found {where}" in done.stderr and "set CPTLAB_ROOT to one" in done.stderr
     assert "ConfigError: no clone of cptlab was found" in done.stderr and "all 1 runs would be trained, about" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] in ([], [".cache"])  # how fast the machine is, for the minutes

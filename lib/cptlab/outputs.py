@@ -142,9 +142,9 @@ def _literals(source: str) -> dict[str, Any] | None:
 
 def warn_outside() -> None:
     """Say that there is no clone around this notebook, and what that costs."""
-    if paths.clone() is None:
+    if sought := paths.sought():
         warnings.warn(
-            f"no clone of cptlab was found upward of {Path.cwd()}: no records are served and no rules of claims are known, so that every "
+            f"no clone of cptlab was found {sought}: no records are served and no rules of claims are known, so that every "
             "run would have to be trained. Open the notebook in a clone, or set CPTLAB_ROOT to one before the kernel starts",
             stacklevel=3,
         )
@@ -156,10 +156,10 @@ def refuse_outside(grid: "Grid") -> None:
     Raises:
         ConfigError: names the runs, the minutes, and how to point to a clone or to train all the same.
     """
-    if paths.clone() is None and not os.environ.get("CPTLAB_RUNS"):
+    if (sought := paths.sought()) and not os.environ.get("CPTLAB_RUNS"):
         todo = grid.plan()
         minutes = todo["minutes"].sum() / grid.execution.workers
         raise ConfigError(
-            f"no clone of cptlab was found upward of {Path.cwd()}, so no records are served: all {len(todo)} runs would be trained, "
+            f"no clone of cptlab was found {sought}, so no records are served: all {len(todo)} runs would be trained, "
             f"about {minutes:,.0f} minutes here. Set CPTLAB_ROOT to a clone (or, to train them all the same, CPTLAB_RUNS to a new folder)"
         )

@@ -16,6 +16,14 @@ def clone() -> Path | None:
     return None
 
 
+def sought() -> str:
+    """Where a clone was looked for in vain, in words; empty where there is one."""
+    found = clone()
+    if found is not None and (found / "claims.yaml").is_file():
+        return ""
+    return f"in CPTLAB_ROOT, {found}" if found else f"upward of {Path.cwd()}"
+
+
 def root() -> Path:
     """:func:`clone`, or this folder where there is none."""
     return clone() or Path.cwd()
