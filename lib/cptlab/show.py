@@ -67,7 +67,7 @@ def table(frame: pd.DataFrame, rows: int = ROWS, **formats: str) -> Table:
     return Table(frame, rows, formats)
 
 
-def facts(values: Mapping[str, Any], rows: int = 40) -> Table:
+def facts(values: Mapping[str, Any], rows: int = 12) -> Table:
     """A nested description (a run's, a report's) as two columns: what, and its value; what is None or empty is left out."""
     flat: list[tuple[str, str]] = []
 
