@@ -116,7 +116,7 @@ def test_an_objective_is_checked(recipe):
 def test_identity_of_options(recipe):
     plain, run = tiny.spec(recipe), patch_run(recipe, 10)
     assert len({plain.id, run.id, patch_run(recipe, 10, 4).id}) == 3
-    assert run.canonical()["objective_options"] == {"size": 2} and "objective_options" not in plain.canonical()
+    assert run.canonical()["objective_options"] == {"size": 2} and plain.canonical()["objective_options"] is None
     same = replace(run, objective_options={"loud": False, "size": 2})  # said or not, a default is the same run
     assert same.id == run.id and same.options == {"size": 2, "loud": False}
     assert replace(run, objective_options={"loud": True, "size": 2}).id != run.id
