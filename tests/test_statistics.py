@@ -14,13 +14,12 @@ from cptlab.errors import ConfigError
 from cptlab.statistics import (
     Estimate,
     group_means,
-    holm,
     lower_envelope,
     mean_of_groups,
     paired_difference,
     pooled_sd,
     power_law,
-    t_pvalue,
+    smallest_mean,
     tokens_to_reach,
     zero_crossing,
 )
@@ -47,7 +46,6 @@ def test_pooled_sd_two_equal_groups_is_the_t_test_denominator():
     reference = stats.ttest_ind(a, b)
     assert dof == reference.df
     assert (a.mean() - b.mean()) / (sd * math.sqrt(1 / 6 + 1 / 9)) == pytest.approx(reference.statistic)
-    assert t_pvalue(a.mean() - b.mean(), sd * math.sqrt(1 / 6 + 1 / 9), dof) == pytest.approx(reference.pvalue)
 
 
 def test_pooled_sd_without_repeats_is_unknown():
@@ -222,11 +220,13 @@ def test_tokens_to_reach():
         tokens_to_reach([1, 2], [1.0], 0.5)
 
 
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
-    with pytest.raises(ConfigError, match="lie in"):
-        holm([1.2])
+def test_smallest_mean_holds_each_group_to_its_own_interval(seeds):
+    found = smallest_mean(seeds[seeds["size"] != "l"], "loss", "size")
+    s, m = (mean_of_groups(seeds[seeds["size"] == size], "loss") for size in "sm")
+    assert (found.value, found.n) == (2.0, 5) and found.low == min(s.low, m.low) == m.low  # two runs bound less than three
+    assert found.high == pytest.approx(mean_of_groups(seeds[seeds["size"] == "s"], "loss", confidence=0.975).high)
+    pooled = smallest_mean(seeds, "loss", "size", pooled=pooled_sd(seeds["loss"], seeds["size"]))
+    assert pooled.low < pooled.value == 2.0 and pooled.dof == 3
 
 
 def test_statistics_and_figures_import_nothing_heavy():

@@ -7,7 +7,7 @@ error that names the column: a run that failed has to be left out on purpose, ne
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,13 +75,6 @@ def t_quantile(confidence: float, dof: int) -> float:
     from scipy.special import stdtrit  # scipy.stats has the same quantile but takes ten times as long to import
 
     return float(stdtrit(dof, (1 + confidence) / 2)) if dof > 0 else math.nan
-
-
-def t_pvalue(value: ArrayLike, se: ArrayLike, dof: ArrayLike, null: float = 0.0) -> np.ndarray:
-    """Two-sided p-value of ``value`` differing from ``null``, given its standard error and degrees of freedom (broadcast together)."""
-    from scipy.special import stdtr
-
-    return 2 * stdtr(np.asarray(dof, dtype=float), -np.abs((np.asarray(value, dtype=float) - null) / np.asarray(se, dtype=float)))
 
 
 def proportion(successes: int, trials: int, confidence: float = 0.95, counts: str = "trials") -> Estimate:
@@ -179,6 +172,23 @@ def mean_of_groups(
         sides = tuple(float(frame.groupby(_listed(by), sort=False, dropna=False)[side].mean().mean()) for side in ("of", "minus"))
     counts = counts or ("pairs" if differences else "runs")
     return Estimate(centre, centre - half, centre + half, int(means["n"].sum()), dof, counts, sides)
+
+
+def smallest_mean(
+    frame: pd.DataFrame, value: str, by: str, confidence: float = 0.95, *, pooled: tuple[float, int] | None = None
+) -> Estimate:
+    """The smallest of the groups' means, with an interval that knows that it was picked: every group has its own, the smallest lower
+    bound is the lower one, and the smallest upper bound, at a level corrected for the number of groups (Bonferroni), the upper one.
+
+    Args:
+        pooled: a spread for all groups, from :func:`pooled_sd`; None: each has its own.
+    """
+    parts = [part for _, part in frame.groupby(by, sort=False)]
+    each = [mean_of_groups(part, value, (), confidence, pooled=pooled) for part in parts]
+    corrected = 1 - (1 - confidence) / len(parts)
+    strict = [mean_of_groups(part, value, (), corrected, pooled=pooled) for part in parts]
+    low, high = min(one.low for one in each), min(one.high for one in strict)
+    return replace(min(each, key=lambda one: one.value), low=low, high=high, n=sum(one.n for one in each))
 
 
 def paired_difference(
@@ -326,14 +336,3 @@ def tokens_to_reach(tokens: ArrayLike, loss: ArrayLike, target: float) -> float:
     if tokens[before] == 0:  # the measurement before any training has no logarithm
         return share * float(tokens[after])
     return float(tokens[before] * (tokens[after] / tokens[before]) ** share)
-
-
-def holm(pvalues: ArrayLike) -> np.ndarray:
-    """P-values adjusted for their number by Holm's step-down method (Holm 1979), in the order given."""
-    p = _numbers(pvalues, "pvalues")
-    if np.any((p < 0) | (p > 1)):
-        raise ConfigError("pvalues must lie in [0, 1]")
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
-    return adjusted
