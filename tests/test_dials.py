@@ -31,6 +31,11 @@ def test_none_is_the_profiles_value():
     assert turn(near=None, seeds=None) == (SETTINGS, {})
 
 
+def test_the_profiles_own_value_turns_nothing():
+    own = {name: SETTINGS[name] for name in ("near", "lr", "arm_tokens")} | {"sizes": list(SETTINGS["sizes"])}
+    assert turn(**own) == (SETTINGS, {})
+
+
 def test_values_take_the_place_of_the_profiles():
     settings, turned = turn(near="de", seeds=[3], sizes=["0.35M"], lr={"target": 0.01}, replay=0, arm_tokens=2e6)
     assert turned == {"near": "de", "seeds": [3], "sizes": ["0.35M"], "lr": {"target": 0.01}, "replay": 0, "arm_tokens": 2_000_000}

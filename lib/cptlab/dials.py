@@ -31,7 +31,8 @@ def apply(dials: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> 
         settings: the notebook's section of the profile.
         where: names the section in messages.
 
-    A ``seeds`` list takes the place of every list of seeds in the settings; ``sizes`` picks rows of the profile's table of sizes, and a
+    A value that is the profile's own turns nothing, as when a cell that took the settings out is run again. A ``seeds`` list takes the
+    place of every list of seeds in the settings; ``sizes`` picks rows of the profile's table of sizes, and a
     mapping (``lr``) changes the entries that it names.
 
     Raises:
@@ -43,7 +44,11 @@ def apply(dials: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> 
             continue
         if name not in settings and not (name == "seeds" and _has_seeds(settings)):
             raise ConfigError(f"parameter {name}: {where} has no setting of that name to take the place of; it has {', '.join(settings)}")
-        value = turned[name] = _checked(name, _read(value, settings.get(name)), settings.get(name), where)
+        value = _checked(name, _read(value, settings.get(name)), settings.get(name), where)
+        own = settings.get(name)
+        if value == own or (isinstance(own, Mapping) and value == list(own)):
+            continue
+        turned[name] = value
         if name == "seeds":
             result = _reseed(result, value)
         elif isinstance(result[name], Mapping) and name == "sizes":
@@ -134,7 +139,7 @@ KINDS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"(.*_)?tokens", lambda v: type(v) is int and v > 0, "a whole number of tokens of at least 1, such as 1000000"),
     (r"replay", lambda v: _number(v) and 0 <= v <= 1, "a part between 0 and 1, such as 0.2"),
     (r"share", lambda v: _number(v) and 0 < v <= 1, "a part above 0, up to 1, such as 0.01"),
-    (r"shares|ratios", lambda v: isinstance(v, list) and v and all(_number(x) and 0 <= x <= 1 for x in v),
+    (r"(.*_)?(shares|ratios)", lambda v: isinstance(v, list) and v and all(_number(x) and 0 <= x <= 1 for x in v),
      "a list of parts between 0 and 1, such as [0, 0.05, 0.25]"),
     (r"lr|rates?|.*_lr", lambda v: _rate(v), "a learning rate above 0, such as 0.002, or one for each key"),
     (r"size", lambda v: isinstance(v, str) and bool(v), 'the name of a model, such as "0.35M"'),
