@@ -45,8 +45,9 @@ def test_tables_over_all_executions(tmp_path, monkeypatch):
         entry = {"verdict": "reproduced", "quantities": {"saving": quantity}, "profile": "smoke", "notebook": "02_curves", "runs": []}
         (job.output.parent / "02_curves").mkdir(parents=True)
         (job.output.parent / "02_curves" / "claims.json").write_text(json.dumps({"C1.4": entry}))
-        rows = [("a", "s", "1M", 0, "fr", 9.0), ("a", "s", "1M", 5, "fr", 2.0), ("b", "s", "1M", 5, "fr", 4.0)]
-        table = pd.DataFrame(rows, columns=["id", "arm", "size", "step", "set", "loss_nats"])
+        rows = [("a", "s", "1M", 0, "fr", 9.0, 5), ("a", "s", "1M", 5, "fr", 2.0, 5), ("b", "s", "1M", 5, "fr", 4.0, 5)]
+        rows.append(("c", "s", "1M", 7, "fr", 1.0, 7))  # of another budget, which is not averaged in
+        table = pd.DataFrame(rows, columns=["id", "arm", "size", "step", "set", "loss_nats", "budget"])
         table.to_parquet(job.output.parent / "02_curves" / "measurements.parquet")
     verdicts, losses = batch.overview(jobs)
     assert verdicts.to_dict("records") == [
@@ -54,7 +55,9 @@ def test_tables_over_all_executions(tmp_path, monkeypatch):
         for near, v in (("de", 0.3), ("es", 0.2))
     ]
     assert losses.to_dict("records") == [
-        {"near": near, "arm": "s", "size": "1M", "set": "fr", "loss_nats": 3.0, "runs": 2} for near in ("de", "es")
+        {"near": near, "arm": "s", "size": "1M", "set": "fr", "budget": budget, "loss_nats": loss, "runs": runs}
+        for near in ("de", "es")
+        for budget, loss, runs in ((5, 3.0, 2), (7, 1.0, 1))
     ]
     written = (tmp_path / "notebooks" / "smoke").glob("*.csv")
     batch.clear(jobs[0])
